@@ -1,0 +1,58 @@
+# Two commands do everything: `make book` and `make test`. `make` alone lists the rest.
+
+PYTHON   := .venv/bin/python
+CHAPTERS := $(wildcard notebooks/*.ipynb)
+EXECUTED := _build/executed
+
+# Notebooks run without progress bars, and find the helper package beside them.
+export STATEFUL_TFF_PROGRESS := 0
+export PYTHONPATH := $(CURDIR)/notebooks
+
+.DEFAULT_GOAL := help
+.PHONY: help book test lint export lock doctor clean test-helper test-notebooks test-site
+
+help:  ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' Makefile
+
+book: .venv/lock  ## execute the chapters that changed and build the site in _build/html
+	$(PYTHON) book/refresh_cache.py
+	$(PYTHON) -m jupyter_book build . -W -n --keep-going --quiet
+	@echo "The book is ready: _build/html/index.html"
+
+test: test-helper test-notebooks  ## run every test, on synthetic data
+
+test-helper: .venv/lock
+	$(PYTHON) -m pytest tests --ignore=tests/executed --ignore=tests/site
+
+# Every chapter runs from top to bottom in a copy, with the solutions of its exercises put in.
+test-notebooks: .venv/lock
+	$(PYTHON) tests/executed/prepare.py $(EXECUTED)
+	STATEFUL_TFF_DATA=synthetic $(PYTHON) -m pytest --nbmake --overwrite --nbmake-timeout=600 $(EXECUTED)
+	$(PYTHON) -m pytest tests/executed --executed=$(EXECUTED)
+
+test-site: .venv/lock  ## check the built site in a headless browser
+	$(PYTHON) -m pytest tests/site
+
+lint: .venv/lock  ## check style, stale exports and notebooks with outputs
+	$(PYTHON) -m ruff check .
+	$(PYTHON) -m ruff format --check .
+	$(PYTHON) tests/notebooks_clean.py $(CHAPTERS)
+
+export: .venv/lock  ## write the exported cells to notebooks/stateful_tff and strip all outputs
+	$(PYTHON) tests/notebooks_clean.py --mend $(CHAPTERS)
+
+doctor: .venv/lock  ## print the versions that matter and run one federated mean
+	@$(PYTHON) -c "from stateful_tff import setup; setup.doctor()"
+
+lock: .venv/lock  ## resolve requirements.in anew into requirements.txt
+	.venv/bin/uv pip compile requirements.in --override overrides.txt --output-file requirements.txt \
+	  --universal --python-version 3.10 --generate-hashes --upgrade --quiet \
+	  --custom-compile-command "make lock"
+
+# The environment: made when missing, made again when the lock is newer.
+.venv/lock: requirements.txt
+	@./environment.sh .venv
+	@touch $@
+
+clean:  ## remove what was built; the environment and downloaded data stay
+	rm -rf _build .pytest_cache .ruff_cache .hypothesis

@@ -1,0 +1,14 @@
+"""The helper package that the chapters of Stateful TFF share.
+
+One module per chapter, exported from the chapter's notebook, and three leaves written here:
+`setup` (start and clean end of a session), `plots` (the look of the figures) and
+`exercises` (answers checked in words). Importing the package quiets start-up messages and
+makes sure that no worker process of TFF outlives the Python process.
+"""
+
+__version__ = "0.1.0"
+
+from . import setup
+
+setup.quiet_imports()
+setup.end_workers_with_this_process()
