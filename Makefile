@@ -8,15 +8,21 @@ EXECUTED := _build/executed
 export STATEFUL_TFF_PROGRESS := 0
 export PYTHONPATH := $(CURDIR)/notebooks
 
+# A folder named from here is the same folder for a notebook, which runs elsewhere.
+ifneq ($(wildcard $(STATEFUL_TFF_DATA)),)
+export STATEFUL_TFF_DATA := $(abspath $(STATEFUL_TFF_DATA))
+endif
+
 .DEFAULT_GOAL := help
 .PHONY: help book test lint export lock doctor clean test-helper test-notebooks test-site
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' Makefile
 
+# Sphinx does not repeat the warnings of pages it has read, so a failed build forgets them.
 book: .venv/lock  ## execute the chapters that changed and build the site in _build/html
 	$(PYTHON) book/refresh_cache.py
-	$(PYTHON) -m jupyter_book build . -W -n --keep-going --quiet
+	.venv/bin/jupyter-book build . -W -n --keep-going --quiet || { rm -rf _build/.doctrees; exit 1; }
 	@echo "The book is ready: _build/html/index.html"
 
 test: test-helper test-notebooks  ## run every test, on synthetic data

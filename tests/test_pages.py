@@ -1,5 +1,6 @@
 """The pages around the chapters say what is true: names, terms, references, licences."""
 
+import ast
 import json
 import re
 from pathlib import Path
@@ -153,3 +154,43 @@ def test_citation_file_is_complete():
 def test_pages_name_no_machine():
     for path in [*PAGES, *CHAPTERS, ROOT / "_config.yml", ROOT / "CONTRIBUTING.md"]:
         assert not re.search(r"(?<![\w.])/(home|root|work|tmp/w)/", text_of(path)), path.name
+
+
+def spoken(source):
+    """The string constants of some Python code, with a gap for each value put in."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.JoinedStr):
+            yield "".join(
+                getattr(part, "value", "…") if isinstance(part, ast.Constant) else "…"
+                for part in node.values
+            )
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+            yield node.value
+
+
+def test_our_own_messages_are_quoted_as_the_code_says_them():
+    """Every quoted message that is ours is pieced together from string constants of the code."""
+    code = [
+        text
+        for path in (ROOT / "notebooks/stateful_tff").glob("*.py")
+        for text in spoken(path.read_text(encoding="utf-8"))
+    ]
+    ours = (
+        "Round … diverged: …. Lower the server or client rate.",
+        "The state of client … is not finite; lower the learning rates.",
+        "A state came back for client …, who was not asked.",
+        "No state came back for client …; the round kept none.",
+        "Client … returned two states; the round kept none.",
+        "Client … is unknown: the registry holds clients 0 to ….",
+        "… is not a sound zip (…); download it again.",
+        "Notice: this runs on synthetic ratings instead of MovieLens-1M. …",
+        "client_state_fn makes local weights of …, but the model has …; build both from one "
+        "model_fn.",
+        "STATEFUL_TFF_DATA names …, which holds no …; name a folder that holds the zip, or the "
+        "word synthetic.",
+    )
+    page = text_of(ROOT / "book/troubleshooting.md")
+    for message in ours:
+        assert message in code, message
+        pattern = ".*".join(map(re.escape, message.split("…")))
+        assert re.search(pattern, page), message

@@ -18,7 +18,7 @@ from stateful_tff.model import (
     matrix_factorization_model,
 )
 
-# %% ../03_frame_model.ipynb #455ae2f2
+# %% ../03_frame_model.ipynb #456188c7
 class _RatingMetrics:
     """The sums and counts that one client's metrics are made of."""
 
@@ -26,17 +26,15 @@ class _RatingMetrics:
         self.num_examples = tf.Variable(0, False, name="num_examples", dtype=tf.int64)
         self.num_close = tf.Variable(0, False, name="num_close", dtype=tf.int64)
         self.loss_sum = tf.Variable(0.0, False, name="loss_sum")
-        self.squared_error_sum = tf.Variable(0.0, False, name="squared_error_sum")
-        self.variables = [
-            self.num_examples, self.num_close, self.loss_sum, self.squared_error_sum
-        ]  # fmt: skip
+        self.squares_sum = tf.Variable(0.0, False, name="squares_sum")
+        self.variables = [self.num_examples, self.num_close, self.loss_sum, self.squares_sum]
 
     def add_batch(self, error: tf.Tensor, loss: tf.Tensor) -> None:
         """Adds a batch: its errors in stars, `[batch, 1]`, and its mean loss."""
         self.num_examples.assign_add(tf.size(error, tf.int64))
         self.num_close.assign_add(tf.math.count_nonzero(tf.abs(error) <= 0.5))
         self.loss_sum.assign_add(loss * tf.cast(tf.size(error), tf.float32))
-        self.squared_error_sum.assign_add(tf.reduce_sum(error**2))
+        self.squares_sum.assign_add(tf.reduce_sum(error**2))
 
     def unfinalized(self) -> OrderedDict:
         """Returns per metric the parts that may be added up over clients."""

@@ -171,7 +171,7 @@ def _without_tuning() -> tf.data.Options:
     options.experimental_optimization.apply_default_optimizations = False
     return options
 
-# %% ../04_core_process.ipynb #2c6840ee
+# %% ../04_core_process.ipynb #95f8a24b
 @tf.function
 def client_update(
     model, dataset, client_state, server_message, client_optimizer, local_optimizer
@@ -201,19 +201,18 @@ def client_update(
     local_state = kept if tf.nest.flatten(kept) else local_optimizer.initialize(local_specs)
     local_state = _own_rates(local_optimizer, local_state, local_specs)
 
-    def train_on_batch(so_far, batch):
-        num_examples, global_state, local_state = so_far
+    global_state = client_optimizer.initialize(_specs(global_variables))
+    global_state = tf.nest.map_structure(tf.convert_to_tensor, global_state)
+    num_examples = tf.constant(0.0)
+
+    for batch in iter(dataset.with_options(_without_tuning())):
         with tf.GradientTape() as tape:
             output = model.forward_pass(batch)
         for_global, for_local = tape.gradient(output.loss, (global_variables, local_variables))
         global_state = _optimizer_step(client_optimizer, global_state, global_variables, for_global)
         local_state = _optimizer_step(local_optimizer, local_state, local_variables, for_local)
         num_examples += tf.cast(output.num_examples, tf.float32)
-        return num_examples, global_state, local_state
 
-    start = (tf.constant(0.0), client_optimizer.initialize(_specs(global_variables)), local_state)
-    batches = dataset.with_options(_without_tuning())
-    num_examples, _, local_state = batches.reduce(start, train_on_batch)
     return ClientOutput(
         [v - w for v, w in zip(global_variables, server_message.model_weights, strict=True)],
         num_examples,
