@@ -23,9 +23,10 @@ help:  ## list the targets
 book: .venv/lock  ## execute the chapters that changed and build the site in _build/html
 	$(PYTHON) book/refresh_cache.py
 	.venv/bin/jupyter-book build . -W -n --keep-going --quiet || { rm -rf _build/.doctrees; exit 1; }
+	@$(PYTHON) book/print_times.py
 	@echo "The book is ready: _build/html/index.html"
 
-test: test-helper test-notebooks  ## run every test, on synthetic data
+test: lint test-helper test-notebooks  ## run every test, on synthetic data
 
 test-helper: .venv/lock
 	$(PYTHON) -m pytest tests --ignore=tests/executed --ignore=tests/site

@@ -176,7 +176,13 @@ def test_our_own_messages_are_quoted_as_the_code_says_them():
         for text in spoken(path.read_text(encoding="utf-8"))
     ]
     ours = (
-        "Round … diverged: …. Lower the server or client rate.",
+        "Round … diverged: …. Lower the learning rates.",
+        "… must be an optimizer of tff.learning.optimizers, such as build_sgdm(0.1), not ….",
+        "The model of model_fn has no …; chapter 3 adds them.",
+        "A variable is both local and global; it must be one of the two.",
+        "A cohort of … cannot be drawn from … clients; choose a size from 1 to ….",
+        "Client … is in the cohort twice; ask it once.",
+        "… predictions cannot be judged on … ratings.",
         "The state of client … is not finite; lower the learning rates.",
         "A state came back for client …, who was not asked.",
         "No state came back for client …; the round kept none.",

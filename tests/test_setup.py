@@ -14,7 +14,9 @@ from jupyter_client.manager import start_new_kernel
 from stateful_tff import exercises, setup
 
 NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
-RUN = dict(env=os.environ | {"PYTHONPATH": str(NOTEBOOKS)}, text=True)
+# A fresh start: what the tests' own process did to TensorFlow's messages is not handed on.
+ENVIRONMENT = {k: v for k, v in os.environ.items() if k != "TF_CPP_MIN_LOG_LEVEL"}
+RUN = dict(env=ENVIRONMENT | {"PYTHONPATH": str(NOTEBOOKS)}, text=True)
 CAPTURED = RUN | dict(capture_output=True, timeout=120)
 ONE_COMPUTATION = """
 import stateful_tff
@@ -58,6 +60,12 @@ def test_no_worker_is_left_after_an_exception():
     done = subprocess.run(python(code), **CAPTURED)
     assert done.returncode == 1 and "on purpose" in done.stderr
     assert gone(worker_in(done.stdout))
+
+
+def test_an_exception_before_any_computation_is_all_that_is_said():
+    code = "import stateful_tff\nimport tensorflow_federated\nraise RuntimeError('on purpose')"
+    done = subprocess.run(python(code), **CAPTURED)
+    assert done.stderr.rstrip().endswith("on purpose") and "ignored" not in done.stderr
 
 
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])

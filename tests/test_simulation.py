@@ -71,6 +71,16 @@ def test_a_client_outside_the_population_is_refused(client):
         new_registry().states([0, client])
 
 
+@pytest.mark.parametrize("cohort, sentence", [([1, 1], "twice"), ([9], "Client 9 is unknown")])
+def test_a_cohort_that_is_none_is_refused_before_and_after_the_round(cohort, sentence):
+    registry = new_registry()
+    with pytest.raises(ValueError, match=sentence):
+        registry.states(cohort)
+    with pytest.raises(ValueError, match=sentence):
+        registry.update(cohort, [state_of(client, 1.0) for client in cohort])
+    assert registry.visited == []
+
+
 def test_a_new_client_starts_with_the_first_state_under_its_own_id():
     (state,) = new_registry().states([4])
     assert int(state.index) == 4 and not state.local_weights[0].any()

@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['RELEASES', 'COLUMNS', 'MAX_RATING', 'FIRST_SECOND', 'LAST_SECOND', 'FILE_NAMES', 'LARGEST_UNPACKED', 'SERVER',
-           'TIMEOUT', 'ML1M_HISTOGRAM', 'USER_SHARE', 'ITEM_SHARE', 'TASTE_SHARE', 'NOISE_SHARE', 'ELEMENT_SPEC',
-           'DataError', 'Ratings', 'parse_ratings', 'parse_movies', 'read_movielens', 'write_movielens', 'download',
-           'synthetic_ratings', 'load_ratings', 'Split', 'split_by_time', 'split_at_random', 'split_users',
-           'support_and_query', 'ClientDatasets']
+           'TIMEOUT', 'ML1M_HISTOGRAM', 'USER_SHARE', 'ITEM_SHARE', 'TASTE_SHARE', 'NOISE_SHARE', 'FEWEST_RATINGS',
+           'MOST_SEEN', 'COUNT_SPREAD', 'ELEMENT_SPEC', 'DataError', 'Ratings', 'parse_ratings', 'parse_movies',
+           'read_movielens', 'write_movielens', 'download', 'synthetic_ratings', 'load_ratings', 'Split',
+           'split_by_time', 'split_at_random', 'split_users', 'support_and_query', 'ClientDatasets']
 
 # %% ../01_data_pipeline.ipynb #b095a4af
 import csv
@@ -148,7 +148,7 @@ COLUMNS = {"user": "int64", "movie": "int64", "rating": "float32", "timestamp": 
 MAX_RATING = 5.0
 FIRST_SECOND, LAST_SECOND = 788_918_400, 2_524_608_000  # from 1995 to the end of 2049
 
-# %% ../01_data_pipeline.ipynb #0b37c2c2
+# %% ../01_data_pipeline.ipynb #33701ed4
 def parse_ratings(data: bytes, release: str = "ml-1m", where: str = "ratings") -> pd.DataFrame:
     """Parses the ratings file of a MovieLens release and checks every line of it.
 
@@ -185,7 +185,7 @@ def parse_ratings(data: bytes, release: str = "ml-1m", where: str = "ratings") -
         raise _first_fault(data, layout, where)
     return table
 
-
+# %% ../01_data_pipeline.ipynb #9cbf4ccc
 def _is_sound(table: pd.DataFrame, data: bytes, layout: _Release) -> bool:
     """Whether the fast parser read what the file says, and all of it is possible."""
     lines = len(table) + (1 if layout.header else 0)
@@ -195,7 +195,7 @@ def _is_sound(table: pd.DataFrame, data: bytes, layout: _Release) -> bool:
         len(table)
         and data.startswith(layout.header.encode())
         and not data[len(layout.header) :].translate(None, b"0123456789.\r\n" + separator)
-        # A line with too few fields stops the parser; these two leave no line with too many.
+        # Too few fields stop the parser, so with the right total no line has too many.
         and data.count(separator) == 3 * lines
         and data.count(separator[:1]) == 3 * lines * len(separator)
         and min(table["user"].min(), table["movie"].min()) > 0
@@ -446,17 +446,22 @@ def download(name: str, cache_dir: str | os.PathLike | None = None) -> Path:
     finally:
         bar.close()
 
-# %% ../01_data_pipeline.ipynb #17b92322
+# %% ../01_data_pipeline.ipynb #8e37c160
 ML1M_HISTOGRAM = np.array([56_174, 107_557, 261_197, 348_971, 226_310])  # of 1 to 5 stars
 USER_SHARE, ITEM_SHARE, TASTE_SHARE, NOISE_SHARE = 0.12, 0.15, 0.35, 0.38  # of the variance
+FEWEST_RATINGS = 20  # of a user, as in MovieLens
+MOST_SEEN = 0.65  # largest share of the movies that a user rates, where that is 20 or more
+COUNT_SPREAD = 1.25  # standard deviation of the logarithm of a user's ratings beyond 19
 
-
+# %% ../01_data_pipeline.ipynb #eee83287
 def _draw_visits(rng, popularity, user_factors, item_factors, median):
     """Draws who rates what, and when: arrays user, item and timestamp, one entry per rating."""
     num_users, num_items = len(user_factors), len(popularity)
-    room = max(0.65 * num_items - 19, 1.0)  # nobody has seen everything
-    counts = 19 + room * -np.expm1(-rng.lognormal(np.log(median - 19), 1.25, num_users) / room)
-    counts = np.maximum(counts, 20).astype(int)
+    least = FEWEST_RATINGS - 1  # what everybody has, short of one; the rest is log-normal
+    more = rng.lognormal(np.log(median - least), COUNT_SPREAD, num_users)
+    room = max(MOST_SEEN * num_items - least, 1.0)
+    counts = least + room * -np.expm1(-more / room)  # levels off where the room ends
+    counts = np.maximum(counts, FEWEST_RATINGS).astype(int)
     items, times = [], []
     for u, count in enumerate(counts):
         # The largest of these keys are a sample without replacement (Gumbel's trick).
@@ -464,7 +469,7 @@ def _draw_visits(rng, popularity, user_factors, item_factors, median):
         keys[u::num_users] = np.inf  # every movie is rated at least once
         items.append(rng.permutation(np.argpartition(-keys, count - 1)[:count]))
         first = rng.uniform(956_000_000, 1_046_000_000)  # from 2000 to 2003, as in ML-1M
-        times.append(first + np.cumsum(rng.exponential(60, count)))
+        times.append(first + np.cumsum(rng.exponential(60, count)))  # one a minute
     user = np.repeat(np.arange(num_users), counts)
     return user, np.concatenate(items), np.concatenate(times).astype(np.int64)
 
@@ -526,7 +531,7 @@ def synthetic_ratings(
     movies = pd.DataFrame(dict(title=titles, genres=genres), index=range(1, num_items + 1))
     return _index("synthetic", raw, movies, _best_rmse(expected, limits, NOISE_SHARE**0.5))
 
-# %% ../01_data_pipeline.ipynb #5801d098
+# %% ../01_data_pipeline.ipynb #e6fb39ba
 _unreachable: dict[str, DataError] = {}  # servers that failed in this process, and how
 
 
@@ -561,7 +566,7 @@ def load_ratings(name: str = "auto", *, cache_dir: str | os.PathLike | None = No
         return synthetic_ratings()
     return read_movielens(path)
 
-
+# %% ../01_data_pipeline.ipynb #d3ea62a8
 def _read_named(place: Path, names: list[str]) -> Ratings:
     """Reads the first of these releases that is found where STATEFUL_TFF_DATA says."""
     candidates = [place / f"{name}{ending}" for name in names for ending in ("", ".zip")]

@@ -18,15 +18,15 @@ from stateful_tff.model import (
     matrix_factorization_model,
 )
 
-# %% ../03_frame_model.ipynb #456188c7
+# %% ../03_frame_model.ipynb #3a146eb4
 class _RatingMetrics:
     """The sums and counts that one client's metrics are made of."""
 
     def __init__(self):
-        self.num_examples = tf.Variable(0, False, name="num_examples", dtype=tf.int64)
-        self.num_close = tf.Variable(0, False, name="num_close", dtype=tf.int64)
-        self.loss_sum = tf.Variable(0.0, False, name="loss_sum")
-        self.squares_sum = tf.Variable(0.0, False, name="squares_sum")
+        self.num_examples = tf.Variable(0, trainable=False, name="num_examples", dtype=tf.int64)
+        self.num_close = tf.Variable(0, trainable=False, name="num_close", dtype=tf.int64)
+        self.loss_sum = tf.Variable(0.0, trainable=False, name="loss_sum")
+        self.squares_sum = tf.Variable(0.0, trainable=False, name="squares_sum")
         self.variables = [self.num_examples, self.num_close, self.loss_sum, self.squares_sum]
 
     def add_batch(self, error: tf.Tensor, loss: tf.Tensor) -> None:
@@ -58,7 +58,7 @@ def _finalizers() -> OrderedDict:
         accuracy=tf.function(_ratio),
     )
 
-# %% ../03_frame_model.ipynb #2556090b
+# %% ../03_frame_model.ipynb #fe550fd3
 INPUT_SPEC = OrderedDict(
     x=tf.TensorSpec([None, 1], tf.int64, name="x"),
     y=tf.TensorSpec([None, 1], tf.float32, name="y"),
@@ -139,7 +139,7 @@ class MatrixFactorizationModel(tff.learning.models.VariableModel):
         predictions = self._model(batch_input["x"], training=training)
         penalties = [p for p in self._model.losses if id(p) not in earlier]
         error = batch_input["y"] - predictions
-        loss = tf.reduce_mean(error**2) + tf.add_n([0.0, *penalties])
+        loss = tf.reduce_mean(error**2) + sum(penalties)
         self._metrics.add_batch(error, loss)
         return tff.learning.models.BatchOutput(loss, predictions, tf.shape(error)[0])
 

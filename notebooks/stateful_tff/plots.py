@@ -44,22 +44,23 @@ def use_style() -> None:
     )
 
 
-def floor_line(ax: plt.Axes, value: float, label: str) -> None:
+def floor_line(ax: plt.Axes, value: float, label: str, at_left: bool = False) -> None:
     """Draws a reference result as a labelled horizontal line.
 
     Args:
         ax: the axes to draw on.
         value: the result, in the unit of the vertical axis.
-        label: what reached it, printed at the right end of the line.
+        label: what reached it, printed above the right end of the line.
+        at_left: print the label at the left end instead, where a curve ends at the right.
     """
     ax.axhline(value, color=GREY, linestyle=(0, (1, 1)), linewidth=1.2)
     ax.annotate(
         label,
-        xy=(1, value),
+        xy=(0 if at_left else 1, value),
         xycoords=("axes fraction", "data"),
-        xytext=(0, 2),
+        xytext=(4 if at_left else 0, 2),
         textcoords="offset points",
-        ha="right",
+        ha="left" if at_left else "right",
         va="bottom",
         color=BLACK,
         fontsize=9,

@@ -7,10 +7,11 @@ __all__ = ['ClientState', 'ClientOutput', 'ServerState', 'BroadcastMessage', 'bu
            'build_server_broadcast_message', 'client_update', 'server_update', 'build_stateful_fed_avg',
            'types_sent_to_server']
 
-# %% ../04_core_process.ipynb #5ba7b190
+# %% ../04_core_process.ipynb #8ca0de24
 from collections.abc import Callable
 
 import attrs
+import numpy as np
 import tensorflow as tf
 import tensorflow_federated as tff
 
@@ -276,7 +277,7 @@ def _check_arguments(model_fn, client_state_fn, optimizers) -> None:
             f"model has {[list(s.shape) for s in wanted]}; build both from one model_fn."
         )
 
-# %% ../04_core_process.ipynb #43b45bb9
+# %% ../04_core_process.ipynb #29f6610b
 def _device_computations(
     model_fn, client_state_fn, server_optimizer, client_optimizer, local_optimizer
 ) -> dict[str, tff.Computation]:
@@ -301,7 +302,7 @@ def _device_computations(
             model_fn(), dataset, client_state, message, client_optimizer, local_optimizer
         )
 
-    @tff.tensorflow.computation(server_state_type, server_state_type.model_weights, tf.float32)
+    @tff.tensorflow.computation(server_state_type, server_state_type.model_weights, np.float32)
     def server_update_fn(server_state, weights_delta, total_weight):
         return server_update(server_state, server_optimizer, weights_delta, total_weight)
 

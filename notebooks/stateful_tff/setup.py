@@ -72,15 +72,28 @@ def end_workers(timeout: float = 5.0) -> int:
         How many workers were ended.
     """
     running = workers()
-    tff = sys.modules.get("tensorflow_federated")
-    if running and tff is not None:
+    if running:
         # TFF ends the worker of an execution context that nobody refers to any more.
-        tff.backends.native.set_sync_local_cpp_execution_context()
+        sys.modules["tensorflow_federated"].backends.native.set_sync_local_cpp_execution_context()
         gc.collect()
     for worker in workers():
         worker.kill()
     psutil.wait_procs(running, timeout=timeout)
     return len(running)
+
+
+def _end_workers_at_exit() -> None:
+    """Ends the workers for good, before Python takes apart what TFF needs to do it quietly."""
+    end_workers()
+    tff = sys.modules.get("tensorflow_federated")
+    if tff is not None:
+
+        class Ended(tff.framework.SyncContext):
+            def invoke(self, comp, arg):
+                raise RuntimeError("Python is shutting down; no computation can start now.")
+
+        tff.framework.set_default_context(Ended())
+        gc.collect()
 
 
 def end_workers_with_this_process() -> None:
@@ -103,7 +116,7 @@ def end_workers_with_this_process() -> None:
         start_new_session=True,  # an interrupt from the keyboard must not end the guard
     )
     _guard = (os.getpid(), guard)
-    atexit.register(end_workers)
+    atexit.register(_end_workers_at_exit)
 
 
 def allow_nested_event_loops() -> None:

@@ -21,7 +21,7 @@ from .data import ClientDatasets, Ratings
 from .model import predict_ratings
 from .process import ClientState, ServerState
 
-# %% ../05_training_loop.ipynb #6ec955c3
+# %% ../05_training_loop.ipynb #e5a1d22b
 class ClientRegistry:
     """Keeps the state of every client of a population under the client's id.
 
@@ -44,6 +44,19 @@ class ClientRegistry:
         """The ids of the clients that have come back from a round, in ascending order."""
         return sorted(self._states)
 
+    def _checked(self, cohort: Iterable[int]) -> list[int]:
+        """Returns the ids of a cohort as ints, each known and there once."""
+        cohort = [int(client) for client in cohort]
+        for position, client in enumerate(cohort):
+            if not 0 <= client < self.num_clients:
+                raise ValueError(
+                    f"Client {client} is unknown: the registry holds clients 0 to "
+                    f"{self.num_clients - 1}."
+                )
+            if client in cohort[:position]:
+                raise ValueError(f"Client {client} is in the cohort twice; ask it once.")
+        return cohort
+
     def states(self, cohort: Iterable[int]) -> list[ClientState]:
         """Returns the states of a cohort, in the order of its ids.
 
@@ -51,15 +64,9 @@ class ClientRegistry:
             cohort: client ids.
 
         Raises:
-            ValueError: if an id is not in the population.
+            ValueError: if an id is not in the population or comes twice.
         """
-        cohort = [int(client) for client in cohort]
-        unknown = [client for client in cohort if not 0 <= client < self.num_clients]
-        if unknown:
-            raise ValueError(
-                f"Client {unknown[0]} is unknown: the registry holds clients 0 to "
-                f"{self.num_clients - 1}."
-            )
+        cohort = self._checked(cohort)
         new = {c: attrs.evolve(self._first, index=np.int32(c)) for c in cohort}
         return [self._states.get(client, new[client]) for client in cohort]
 
@@ -72,9 +79,10 @@ class ClientRegistry:
 
         Raises:
             ValueError: if a state belongs to no client of the cohort, comes twice, is
-                missing, or holds a value that is not a finite number.
+                missing, or holds a value that is not a finite number; or if the cohort is
+                not one.
         """
-        waiting, returned = {int(client) for client in cohort}, {}
+        waiting, returned = set(self._checked(cohort)), {}
         for state in states:
             state = tf.nest.map_structure(np.asarray, state)
             client = int(state.index)
@@ -228,12 +236,12 @@ def biases_floor(
     predicted = mean + biases["user"][test.table["user"]] + biases["item"][test.table["item"]]
     return score(predicted, test)
 
-# %% ../05_training_loop.ipynb #bf412265
+# %% ../05_training_loop.ipynb #d4671324
 class DivergenceError(ArithmeticError):
     """Training went out of bounds. The registry still holds the states before that round.
 
     Attributes:
-        server_state: the server state before the round.
+        server_state: the server state before the round, the last to pass the checks.
         history: the rounds before it, as `run_rounds` returns them.
     """
 
@@ -243,18 +251,21 @@ class DivergenceError(ArithmeticError):
         self.server_state, self.history = server_state, history
 
 
-def _fault(metrics: dict, server_state: ServerState, history: Sequence[dict]) -> str | None:
+def _fault(metrics, server_state, states, history: Sequence[dict]) -> str | None:
     """Returns what is wrong with the result of a round, if anything is."""
     loss = float(metrics["loss"])
     if not all(np.isfinite(weights).all() for weights in server_state.model_weights):
         return "the global weights are not finite"
+    for state in states:
+        if not all(np.isfinite(weights).all() for weights in state.local_weights):
+            return f"the state of client {int(state.index)} is not finite"
     if metrics["num_examples"] and not np.isfinite(loss):
         return f"the training loss is {loss}"
     if history and loss > 100 * history[0]["loss"]:
         return f"the training loss is {loss:.3g}, over 100 times that of the first round"
     return None
 
-# %% ../05_training_loop.ipynb #6a8e8916
+# %% ../05_training_loop.ipynb #f8f8047b
 def run_rounds(
     process: tff.templates.IterativeProcess,
     registry: ClientRegistry,
@@ -299,10 +310,10 @@ def run_rounds(
         new_server_state, metrics, states = process.next(
             server_state, datasets, registry.states(cohort)
         )
-        fault = _fault(metrics, new_server_state, history)
+        fault = _fault(metrics, new_server_state, states, history)
         if fault:
             raise DivergenceError(
-                f"Round {round_num + 1} diverged: {fault}. Lower the server or client rate.",
+                f"Round {round_num + 1} diverged: {fault}. Lower the learning rates.",
                 server_state,
                 _as_frame(history),
             )
