@@ -14,7 +14,7 @@ export STATEFUL_TFF_DATA := $(abspath $(STATEFUL_TFF_DATA))
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help book test lint export lock doctor clean test-helper test-notebooks test-site
+.PHONY: help book test lint export lock bench results doctor clean test-helper test-notebooks test-site
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' Makefile
@@ -48,6 +48,14 @@ lint: .venv/lock  ## check style, stale exports and notebooks with outputs
 export: .venv/lock  ## write the exported cells to notebooks/stateful_tff and strip all outputs
 	$(PYTHON) tests/notebooks_clean.py --mend $(CHAPTERS)
 
+bench: .venv/lock .venv-bench/lock  ## measure speed on MovieLens-1M; writes benchmarks/results
+	$(PYTHON) benchmarks/data_pipeline.py
+	$(PYTHON) benchmarks/fast_simulation.py --outside .venv-bench/bin/python
+
+results: .venv/lock  ## repeat the long runs on MovieLens-1M; writes book/results and their figure
+	$(PYTHON) benchmarks/convergence.py
+	$(PYTHON) book/draw_result.py
+
 doctor: .venv/lock  ## print the versions that matter and run one federated mean
 	@$(PYTHON) -c "from stateful_tff import setup; setup.doctor()"
 
@@ -59,6 +67,12 @@ lock: .venv/lock  ## resolve requirements.in anew into requirements.txt
 # The environment: made when missing, made again when the lock is newer.
 .venv/lock: requirements.txt
 	@./environment.sh .venv
+	@touch $@
+
+# What the benchmarks compare with cannot live in one environment with TFF.
+.venv-bench/lock: benchmarks/requirements.txt .venv/lock
+	$(PYTHON) -m venv --clear .venv-bench
+	.venv-bench/bin/python -m pip install -qq -r benchmarks/requirements.txt
 	@touch $@
 
 clean:  ## remove what was built; the environment and downloaded data stay

@@ -5,6 +5,7 @@ A notebook has no outputs, the common kernel and the common set-up cell, and its
 cells stand unchanged in the helper package.
 """
 
+import shutil
 import sys
 import tempfile
 from pathlib import Path
@@ -43,10 +44,13 @@ def module_of(notebook: nbformat.NotebookNode) -> str | None:
 
 def stale_export(path: Path, module: str) -> bool:
     """Returns whether the module differs from what the notebook exports now."""
-    with tempfile.TemporaryDirectory(dir=PACKAGE.parent) as folder:
-        # The place decides the relative path in the header, so it is as deep as the package.
-        nb_export(str(path), lib_path=folder)
-        fresh = (Path(folder) / f"{module}.py").read_text(encoding="utf-8")
+    with tempfile.TemporaryDirectory() as folder:
+        # The same places relative to each other: the export writes them into the module.
+        copy, package = Path(folder) / path.name, Path(folder) / PACKAGE.name
+        package.mkdir()
+        shutil.copy(path, copy)
+        nb_export(str(copy), lib_path=str(package))
+        fresh = (package / f"{module}.py").read_text(encoding="utf-8")
     committed = PACKAGE / f"{module}.py"
     return not committed.exists() or committed.read_text(encoding="utf-8") != fresh
 
