@@ -2,7 +2,8 @@
 
 PYTHON   := .venv/bin/python
 CHAPTERS := $(wildcard notebooks/*.ipynb)
-EXECUTED := _build/executed
+# Not in _build, where nbmake does not look for notebooks.
+EXECUTED := _executed
 
 # Notebooks run without progress bars, and find the helper package beside them.
 export STATEFUL_TFF_PROGRESS := 0
@@ -76,4 +77,4 @@ lock: .venv/lock  ## resolve requirements.in anew into requirements.txt
 	@touch $@
 
 clean:  ## remove what was built; the environment and downloaded data stay
-	rm -rf _build .pytest_cache .ruff_cache .hypothesis
+	rm -rf _build _executed .pytest_cache .ruff_cache .hypothesis

@@ -55,6 +55,13 @@ def test_a_pipe_behind_a_computation_closes():
     assert gone(worker_in(done.stdout))
 
 
+def test_a_process_that_ignores_interrupts_ends_too():
+    """As every command does that a shell script starts in the background."""
+    code = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)\n" + ONE_COMPUTATION
+    done = subprocess.run(python(code), **CAPTURED)
+    assert done.returncode == 0 and gone(worker_in(done.stdout))
+
+
 def test_no_worker_is_left_after_an_exception():
     code = ONE_COMPUTATION + "\nraise RuntimeError('on purpose')"
     done = subprocess.run(python(code), **CAPTURED)

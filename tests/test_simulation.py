@@ -216,6 +216,21 @@ def test_results_in_another_order_change_nothing(split):
     )
 
 
+@pytest.mark.parametrize(
+    "local", [sgd(0.05, momentum=0.9), tff.learning.optimizers.build_adam(0.01)]
+)
+def test_the_registry_keeps_the_state_of_a_local_optimizer(split, local):
+    model_fn = build_model_fn(60, 4, biases=True, mean_rating=3.6, l2=0.05, seed=0)
+    client_state_fn = build_client_state_fn(model_fn, local)
+    process = build_stateful_fed_avg(model_fn, client_state_fn, sgd(1.0), sgd(0.5), local)
+    registry = ClientRegistry(client_state_fn, 40)
+    clients = ClientDatasets(split.train, batch_size=5, shuffle_seed=0)
+    run_rounds(process, registry, clients, 2, 30)
+    twice = set(sample_cohort(40, 30, 0)) & set(sample_cohort(40, 30, 1))
+    (state,) = registry.states([min(twice)])
+    assert np.abs(state.optimizer_state["accumulator"][0]).max() > 0
+
+
 def test_divergence_stops_with_a_sentence_and_keeps_what_was_good(split):
     process, registry, clients = new_run(split, 10.0, 5.0, 0.5)
     with pytest.raises(DivergenceError, match=r"Round \d+ diverged: .* Lower the") as caught:

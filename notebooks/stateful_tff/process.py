@@ -74,7 +74,7 @@ class BroadcastMessage:
 
     model_weights = attrs.field()
 
-# %% ../04_core_process.ipynb #5f76f9e6
+# %% ../04_core_process.ipynb #8d9c41a8
 def _specs(variables) -> tuple[tf.TensorSpec, ...]:
     """Returns the shapes and dtypes of variables or tensors."""
     return tuple(tf.TensorSpec(v.shape, v.dtype) for v in variables)
@@ -100,6 +100,7 @@ def build_client_state_fn(
         optimizer_state = ()
         if local_optimizer is not None:
             optimizer_state = local_optimizer.initialize(_specs(variables))
+            optimizer_state = tf.nest.map_structure(tf.convert_to_tensor, optimizer_state)
         weights = [variable.read_value() for variable in variables]
         return ClientState(tf.constant(-1), weights, optimizer_state)
 

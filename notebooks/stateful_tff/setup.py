@@ -72,12 +72,13 @@ def end_workers(timeout: float = 5.0) -> int:
         How many workers were ended.
     """
     running = workers()
+    for worker in running:
+        worker.kill()
     if running:
-        # TFF ends the worker of an execution context that nobody refers to any more.
+        # A new context, so that TFF does not miss the worker it had. Letting go of the old one
+        # waits for that worker, which is why it is killed first: it may ignore an interrupt.
         sys.modules["tensorflow_federated"].backends.native.set_sync_local_cpp_execution_context()
         gc.collect()
-    for worker in workers():
-        worker.kill()
     psutil.wait_procs(running, timeout=timeout)
     return len(running)
 

@@ -5,7 +5,7 @@ import pytest
 
 
 def pytest_addoption(parser):
-    parser.addoption("--executed", default="_build/executed", help="folder of executed chapters")
+    parser.addoption("--executed", default="_executed", help="folder of executed chapters")
 
 
 def pytest_generate_tests(metafunc):
