@@ -54,7 +54,7 @@ bench: .venv/lock .venv-bench/lock  ## measure speed on MovieLens-1M; writes ben
 	$(PYTHON) benchmarks/fast_simulation.py --outside .venv-bench/bin/python
 
 results: .venv/lock  ## repeat the long runs on MovieLens-1M; writes book/results and their figure
-	$(PYTHON) benchmarks/convergence.py
+	$(PYTHON) studies/fast_simulation.py
 	$(PYTHON) book/draw_result.py
 
 doctor: .venv/lock  ## print the versions that matter and run one federated mean

@@ -305,6 +305,15 @@ def test_another_seed_gives_another_split(ratings, splitter):
     assert not splitter(ratings, seed=0).test.table.equals(splitter(ratings, seed=1).test.table)
 
 
+@pytest.mark.parametrize("splitter", [split_by_time, split_at_random, split_users])
+def test_train_and_validation_are_all_but_the_test_in_order(ratings, splitter):
+    split = splitter(ratings)
+    both = split.train_and_validation.table
+    assert len(both) == len(split.train) + len(split.validation)
+    assert both.sort_values(["user", "timestamp", "item"], ignore_index=True).equals(both)
+    assert not both.merge(split.test.table, on=["user", "item"]).size
+
+
 def test_split_by_time_tests_on_the_future(ratings):
     split = split_by_time(ratings)
     for earlier, later in [(split.train, split.validation), (split.validation, split.test)]:

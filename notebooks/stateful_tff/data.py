@@ -589,6 +589,13 @@ class Split:
     validation: Ratings
     test: Ratings
 
+    @property
+    def train_and_validation(self) -> Ratings:
+        """What to train on anew once validation has chosen the hyperparameters."""
+        table = pd.concat([self.train.table, self.validation.table])
+        table = table.sort_values(["user", "timestamp", "item"], ignore_index=True)
+        return attrs.evolve(self.train, table=table)
+
 
 def _cuts(count, train: float, validation: float) -> tuple:
     """Where to cut so many things in three: positions, rounded down."""

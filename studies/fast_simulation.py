@@ -1,6 +1,6 @@
 """Trains to convergence on ML-1M and writes what chapter 6 prints.
 
-    python benchmarks/convergence.py
+    python studies/fast_simulation.py
 
 The rounds and the server rate of each way of averaging are chosen on validation ratings; the
 model is then trained anew on 90% of all ratings and judged on the rest, for three seeds.
@@ -8,68 +8,30 @@ Takes about 20 minutes. STATEFUL_TFF_DATA names the folder or the zip of ML-1M.
 """
 
 import argparse
-import datetime
-import json
-import signal
-import subprocess
-import sys
 import time
-from pathlib import Path
 
-import attrs
 import numpy as np
-import pandas as pd
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / "notebooks"))
+from study import Recorder
 
-from stateful_tff import setup  # noqa: E402
+# isort: split
+import tensorflow_federated as tff
 
-setup.quiet_imports()
-setup.end_workers_with_this_process()
-# TFF ends its worker by SIGINT, which a job in the background would ignore and wait for ever.
-signal.signal(signal.SIGINT, signal.default_int_handler)
-
-import tensorflow_federated as tff  # noqa: E402
-
-from stateful_tff.cohort import (  # noqa: E402
+from stateful_tff.cohort import (
     CohortData,
     StackedRegistry,
     build_cohort_process,
     run_cohorts,
 )
-from stateful_tff.data import ClientDatasets, load_ratings, split_at_random  # noqa: E402
-from stateful_tff.frame import build_model_fn  # noqa: E402
-from stateful_tff.model import predict_ratings  # noqa: E402
-from stateful_tff.process import build_client_state_fn  # noqa: E402
-from stateful_tff.simulation import biases_floor, evaluate  # noqa: E402
+from stateful_tff.data import ClientDatasets, load_ratings, split_at_random
+from stateful_tff.frame import build_model_fn
+from stateful_tff.model import predict_ratings
+from stateful_tff.process import build_client_state_fn
+from stateful_tff.simulation import biases_floor, evaluate
 
-OUTPUT = ROOT / "book" / "results" / "06_fast_simulation.jsonl"
 COHORT, FACTORS, L2, CLIENT_RATE, LOCAL_RATE, BATCH = 100, 50, 0.05, 0.5, 0.05, 5
 # Per way of averaging: the server rates to try, and for how many rounds.
 TRIALS = {"all": ([1.0], 3000), "touched": ([0.3, 0.5], 2400)}
-
-
-def commit() -> str:
-    """The commit of the code, or "none" outside a repository."""
-    run = subprocess.run(
-        ["git", "-C", str(ROOT), "rev-parse", "--short", "HEAD"], capture_output=True, text=True
-    )
-    return run.stdout.strip() if run.returncode == 0 else "none"
-
-
-def write(**fields) -> None:
-    """Appends a line to the results."""
-    stamp = dict(commit=commit(), date=datetime.date.today().isoformat())
-    with OUTPUT.open("a") as file:
-        file.write(json.dumps(fields | stamp) + "\n")
-    print({k: v for k, v in fields.items() if k not in ("data", "protocol")}, flush=True)
-
-
-def joined(first, second):
-    """Two parts of a split as one."""
-    table = pd.concat([first.table, second.table]).sort_values(["user", "timestamp", "item"])
-    return attrs.evolve(first, table=table.reset_index(drop=True))
 
 
 def train(ratings, judged, seed, average, server_rate, rounds, every):
@@ -109,7 +71,7 @@ def interval(state, registry, test, mean, draws=1000):
     return float(np.sqrt(squared.mean())), float(low), float(high)
 
 
-def choose(split, average):
+def choose(split, average, recorder):
     """Returns the server rate and the rounds with the lowest validation RMSE, seed 0."""
     rates, rounds = TRIALS[average]
     best = []
@@ -117,9 +79,9 @@ def choose(split, average):
         *_, history, _ = train(split.train, split.validation, 0, average, rate, rounds, 100)
         curve = history["judged_rmse"].dropna()
         for done, value in curve.items():
-            write(
+            recorder.write(
                 data=split.train.name, protocol="seen, random, validation",
-                method=average, seed=0, metric="rmse", value=round(value, 5),
+                method=average, seed=0, metric="rmse", value=float(value),
                 server_rate=rate, rounds=int(done),
                 seconds=round(float(history["seconds"][:done].sum()), 1),
             )  # fmt: skip
@@ -133,14 +95,16 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     seeds = parser.parse_args().seeds
     ratings = load_ratings("ml-1m")
-    OUTPUT.parent.mkdir(exist_ok=True)
-    OUTPUT.write_text("")
-    chosen = {a: choose(split_at_random(ratings, seed=0), a) for a in TRIALS}
+    recorder = Recorder("06_fast_simulation")
+    split = split_at_random(ratings, seed=0)
+    chosen = {average: choose(split, average, recorder) for average in TRIALS}
     for seed in range(seeds):
         split = split_at_random(ratings, seed=seed)
-        training = joined(split.train, split.validation)
+        training = split.train_and_validation
         shared = dict(data=ratings.name, protocol="seen, random 90/10", seed=seed, metric="rmse")
-        write(**shared, method="biases only", value=biases_floor(training, split.test)["rmse"])
+        recorder.write(
+            **shared, method="biases only", value=biases_floor(training, split.test)["rmse"]
+        )
         for average, (rate, rounds) in chosen.items():
             start = time.perf_counter()
             state, registry, _, mean = train(
@@ -148,10 +112,11 @@ def main() -> None:
             )
             seconds = time.perf_counter() - start
             value, low, high = interval(state, registry, split.test, mean)
-            write(
-                **shared, method=average, value=round(value, 5), low=round(low, 5),
-                high=round(high, 5), server_rate=rate, rounds=rounds, seconds=round(seconds, 1),
+            recorder.write(
+                **shared, method=average, value=value, low=low, high=high,
+                server_rate=rate, rounds=rounds, seconds=round(seconds, 1),
             )  # fmt: skip
+    recorder.finish()
 
 
 if __name__ == "__main__":
