@@ -1,7 +1,8 @@
 """The helper package that the chapters of Stateful TFF share.
 
-One module per chapter, exported from the chapter's notebook, and three leaves written here:
-`setup` (start and clean end of a session), `plots` (the look of the figures) and
+One module per chapter, exported from the chapter's notebook, and four leaves written here:
+`setup` (start and clean end of a session), `plots` (the look of the figures), `recorded`
+(results of long runs) and
 `exercises` (answers checked in words). Importing the package quiets start-up messages and
 makes sure that no worker process of TFF outlives the Python process.
 """
