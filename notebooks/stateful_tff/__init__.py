@@ -2,8 +2,7 @@
 
 One module per chapter, exported from the chapter's notebook, and four leaves written here:
 `setup` (start and clean end of a session), `plots` (the look of the figures), `recorded`
-(results of long runs) and
-`exercises` (answers checked in words). Importing the package quiets start-up messages and
+(results of long runs) and `exercises` (answers checked in words). Importing the package quiets start-up messages and
 makes sure that no worker process of TFF outlives the Python process.
 """
 
