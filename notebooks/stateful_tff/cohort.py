@@ -807,6 +807,8 @@ def run_cohorts(
     num_shards: int | None = None,
     evaluate_fn: Callable[[ServerState], dict[str, float]] | None = None,
     evaluate_every: int = 10,
+    sample_fn: Callable[[int, int, int, int], np.ndarray] = sample_cohort,
+    prepare_fn: Callable[..., list[ClientState]] | None = None,
 ) -> tuple[ServerState, pd.DataFrame]:
     """Runs rounds over shards; the counterpart of `run_rounds` in chapter 5.
 
@@ -822,6 +824,9 @@ def run_cohorts(
         num_shards: see `CohortData.shards`.
         evaluate_fn: judges a server state; its numbers join the history.
         evaluate_every: after how many rounds to judge; the last round always is.
+        sample_fn: draws the clients of a round, called as `sample_cohort` is.
+        prepare_fn: called as `prepare_fn(server_state, shards, states, round_num)` before a
+            round; returns the states that the round starts from. Chapter 7 uses it.
 
     Returns:
         The new server state, and the history: one row per round, indexed by the round's
@@ -836,9 +841,11 @@ def run_cohorts(
     done, history = int(server_state.round_num), []
     for round_num in setup.progress(range(done, done + num_rounds), "rounds"):
         start = time.perf_counter()
-        cohort = sample_cohort(registry.num_clients, cohort_size, round_num, seed)
+        cohort = sample_fn(registry.num_clients, cohort_size, round_num, seed)
         shards = data.shards(cohort, round_num, epochs, num_shards)
         states = [registry.stacked(shard.index) for shard in shards]
+        if prepare_fn:
+            states = prepare_fn(server_state, shards, states, round_num)
         prepared = time.perf_counter()
         new_server_state, metrics, states = process.next(server_state, shards, states)
         fault = _fault(metrics, new_server_state, (), history) or _not_finite(states)
