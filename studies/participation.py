@@ -41,7 +41,7 @@ from stateful_tff.simulation import biases_floor, sample_cohort
 
 ROUNDS = 150
 SHARES = [1, 1 / 10, 1 / 33, 1 / 100, 1 / 333, 1 / 1000]
-SERVER_RATES, EPOCHS, X
+SERVER_RATES, EPOCHS, SERVE_EPOCHS = [1.0, 3.0], [1, 3], [3, 6, 10]
 GIVEN = {  # half-lives in rounds, and epochs
     "decayed toward the prior": [30, 100, 300, 1000, 3000],
     "a few local steps": [1],
