@@ -27,7 +27,7 @@ from stateful_tff.process import (
     build_server_broadcast_message,
     server_update,
 )
-from .simulation import _not_finite, _run
+from .simulation import _not_finite, _run, sample_cohort
 
 # %% ../06_fast_simulation.ipynb #7df0e88e
 @attrs.frozen(eq=False)
@@ -829,6 +829,8 @@ def run_cohorts(
     evaluate_fn: Callable[[ServerState], dict[str, float]] | None = None,
     evaluate_every: int = 10,
     on_round: Callable[[ServerState, dict], None] | None = None,
+    sample_fn: Callable[[int, int, int, int], np.ndarray] = sample_cohort,
+    prepare_fn: Callable[..., list[ClientState]] | None = None,
 ) -> tuple[ServerState, pd.DataFrame]:
     """Runs rounds over shards; the counterpart of `run_rounds` in chapter 5.
 
@@ -846,6 +848,9 @@ def run_cohorts(
         evaluate_fn: judges a server state; its numbers join the history.
         evaluate_every: after how many rounds to judge; the last round always is.
         on_round: called at the end of each round; see `run_rounds`.
+        sample_fn: draws the clients of a round, called as `sample_cohort` is.
+        prepare_fn: called as `prepare_fn(server_state, shards, states, round_num)` before a
+            round; returns the states that the round starts from. Chapter 7 uses it.
 
     Returns:
         The new server state, and the history, as `run_rounds` does.
@@ -855,14 +860,17 @@ def run_cohorts(
         ValueError: as `sample_cohort`, `CohortData` and the registry do.
     """
 
-    def inputs(cohort, round_num):
+    def inputs(server_state, cohort, round_num):
         shards = data.shards(cohort, round_num, epochs, num_shards)
-        return shards, [registry.stacked(shard.index) for shard in shards]
+        states = [registry.stacked(shard.index) for shard in shards]
+        if prepare_fn:
+            states = prepare_fn(server_state, shards, states, round_num)
+        return shards, states
 
     return _run(
         process, registry, inputs, num_rounds, cohort_size, server_state=server_state,
         history=history, seed=seed, evaluate_fn=evaluate_fn, evaluate_every=evaluate_every,
-        on_round=on_round,
+        on_round=on_round, sample_fn=sample_fn,
     )  # fmt: skip
 
 # %% ../06_fast_simulation.ipynb #ea25a8d2

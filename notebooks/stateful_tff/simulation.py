@@ -281,16 +281,16 @@ def _fault(metrics, server_state, states, history: Sequence[dict]) -> str | None
 # %% ../05_training_loop.ipynb #f8f8047b
 def _run(
     process, registry, inputs, num_rounds, cohort_size, *,
-    server_state, history, seed, evaluate_fn, evaluate_every, on_round,
+    server_state, history, seed, evaluate_fn, evaluate_every, on_round, sample_fn=sample_cohort,
 ):  # fmt: skip
-    """Runs rounds; `inputs` makes of a cohort and a round number what `next` takes."""
+    """Runs rounds; `inputs` makes of server state, cohort and round what `next` takes more."""
     server_state = process.initialize() if server_state is None else server_state
     history = [] if history is None else history.reset_index().to_dict("records")
     done = int(server_state.round_num)
     for round_num in setup.progress(range(done, done + num_rounds), "rounds"):
         start = time.perf_counter()
-        cohort = sample_cohort(registry.num_clients, cohort_size, round_num, seed)
-        data, states = inputs(cohort, round_num)
+        cohort = sample_fn(registry.num_clients, cohort_size, round_num, seed)
+        data, states = inputs(server_state, cohort, round_num)
         prepared = time.perf_counter()
         new_server_state, metrics, states = process.next(server_state, data, states)
         fault = _fault(metrics, new_server_state, states, history)
@@ -360,7 +360,7 @@ def run_rounds(
         ValueError: as `sample_cohort` and the registry do.
     """
 
-    def inputs(cohort, round_num):
+    def inputs(server_state, cohort, round_num):
         return clients.for_round(cohort, round_num, epochs), registry.states(cohort)
 
     return _run(

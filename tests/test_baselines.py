@@ -1,0 +1,197 @@
+"""Reconstruction, what happens to states after a round, and intervals."""
+
+import attrs
+import numpy as np
+import pytest
+import tensorflow_federated as tff
+from test_cohort import NUM_FACTORS, NUM_ITEMS, NUM_USERS, close, ratings_of, scattered
+
+from stateful_tff.baselines import (
+    ForgetfulRegistry,
+    adapt,
+    build_reconstruction,
+    reconstructing,
+    run_fed_recon,
+    sample_among,
+    score_with_intervals,
+)
+from stateful_tff.cohort import CohortData, StackedRegistry, build_cohort_process, unstack
+from stateful_tff.data import ClientDatasets, support_and_query, synthetic_ratings
+from stateful_tff.frame import build_model_fn
+from stateful_tff.process import build_client_state_fn, build_stateful_fed_avg, types_sent_to_server
+from stateful_tff.simulation import DivergenceError, score
+
+sgd = tff.learning.optimizers.build_sgdm
+MEAN = 3.5
+
+
+def model_of(biases=True, l2=0.05, mean_rating=MEAN, num_items=NUM_ITEMS):
+    model_fn = build_model_fn(
+        num_items, NUM_FACTORS, biases=biases, mean_rating=mean_rating, l2=l2, seed=3
+    )
+    return model_fn, build_client_state_fn(model_fn)
+
+
+@pytest.fixture(scope="module")
+def world():
+    """Model, computations, and random users of whom some have no ratings."""
+    model_fn, state_fn = model_of()
+    clients = ClientDatasets(ratings_of(1, repeats=False), batch_size=4, shuffle_seed=1)
+    return dict(
+        model_fn=model_fn,
+        state_fn=state_fn,
+        clients=clients,
+        data=CohortData(clients),
+        process=build_cohort_process(model_fn, state_fn, sgd(0.7), sgd(0.1), sgd(0.05)),
+        reconstruct=build_reconstruction(model_fn, state_fn, sgd(0.05)),
+    )
+
+
+def start_of(process, seed=0):
+    rng, state = np.random.default_rng(seed), process.initialize()
+    weights = [rng.normal(0, 0.3, np.shape(w)).astype(np.float32) for w in state.model_weights]
+    return attrs.evolve(state, model_weights=weights)
+
+
+@pytest.mark.parametrize("repeats", [False, True], ids=["once", "repeats"])
+@pytest.mark.parametrize("epochs", [1, 3])
+@pytest.mark.parametrize("biases", [True, False], ids=["biases", "plain"])
+def test_reconstruction_is_the_process_of_chapter_4_with_frozen_items(repeats, epochs, biases):
+    model_fn, state_fn = model_of(biases, l2=0.05 * biases, mean_rating=MEAN * biases)
+    slow = build_stateful_fed_avg(model_fn, state_fn, sgd(1.0), sgd(0.0), sgd(0.05))
+    reconstruct = build_reconstruction(model_fn, state_fn, sgd(0.05))
+    clients = ClientDatasets(ratings_of(2, repeats), batch_size=4, shuffle_seed=1)
+    registry, server = scattered(state_fn, NUM_USERS, 5), start_of(slow)
+    cohort = range(NUM_USERS)
+    *_, expected = slow.next(
+        server, clients.for_round(cohort, 3, epochs), unstack([registry.stacked(cohort)])
+    )
+    shards = CohortData(clients).shards(cohort, 3, epochs, num_shards=2)
+    actual = reconstruct(
+        server.model_weights, shards, [registry.stacked(shard.index) for shard in shards]
+    )
+    expected = {int(state.index): state for state in expected}
+    for state in unstack(actual):
+        for a, e in zip(state.local_weights, expected[int(state.index)].local_weights, strict=True):
+            close(a, e, least=0.1)
+
+
+def test_reconstruction_sends_nothing_to_the_server(world):
+    assert types_sent_to_server(world["reconstruct"]) == []
+    assert types_sent_to_server(world["process"].next)
+
+
+def test_reconstruction_refuses_momentum_and_other_models(world):
+    with pytest.raises(ValueError, match="local_optimizer is not plain SGD"):
+        build_reconstruction(world["model_fn"], world["state_fn"], sgd(0.1, momentum=0.9))
+    other = model_of(biases=False)[1]
+    with pytest.raises(ValueError, match="build both from one model_fn"):
+        build_reconstruction(world["model_fn"], other, sgd(0.1))
+
+
+def test_adapt_changes_only_the_clients_asked_and_leaves_the_registry(world):
+    registry, server = scattered(world["state_fn"], NUM_USERS, 5), start_of(world["process"])
+    before = registry.local_weights()
+    counts = np.array([world["clients"].num_ratings(c) for c in world["clients"]])
+    some = np.flatnonzero(counts > 0)[:4]
+    adapted = adapt(world["reconstruct"], server, registry, world["data"], some, epochs=2)
+    for old, same, new in zip(
+        before, registry.local_weights(), adapted.local_weights(), strict=True
+    ):
+        np.testing.assert_array_equal(old, same)
+        moved = np.flatnonzero((old != new).any(axis=1))
+        np.testing.assert_array_equal(moved, some)
+    nobody = adapt(world["reconstruct"], server, registry, world["data"], [])
+    np.testing.assert_array_equal(nobody.local_weights()[0], before[0])
+
+
+def test_preparing_rebuilds_the_chosen_clients_in_the_order_of_the_round(world):
+    registry, server = scattered(world["state_fn"], NUM_USERS, 5), start_of(world["process"])
+    first = StackedRegistry(world["state_fn"], NUM_USERS)
+    cohort, rebuilt = [7, 2, 11, 4, 9], [2, 9]
+    # Other ratings than those of the round, so that the clients stand in another order.
+    support = CohortData(ClientDatasets(ratings_of(8, False), batch_size=4, shuffle_seed=2))
+    shards = world["data"].shards(cohort, 3, num_shards=2)
+    states = [registry.stacked(shard.index) for shard in shards]
+    prepare = reconstructing(
+        world["reconstruct"], support, lambda ids: np.isin(ids, rebuilt), epochs=2, first=first
+    )
+    prepared = prepare(server, shards, states, 3)
+    expected = adapt(world["reconstruct"], server, first, support, rebuilt, epochs=2, round_num=3)
+    for shard, state, old in zip(shards, prepared, states, strict=True):
+        np.testing.assert_array_equal(state.index, shard.index)
+        for place, client in enumerate(shard.index):
+            wanted = expected.stacked([client]) if client in rebuilt else old
+            at = 0 if client in rebuilt else place
+            for part, right in zip(state.local_weights, wanted.local_weights, strict=True):
+                close(part[place], right[at])
+    nobody = reconstructing(world["reconstruct"], support, lambda ids: np.zeros(len(ids), bool))
+    assert nobody(server, shards, states, 3) is states
+
+
+def test_fed_recon_is_reconstruction_on_support_then_a_round_on_query(world):
+    ratings = ratings_of(4, False)
+    counts = np.diff(ratings.bounds)
+    ratings = ratings.select(~ratings.table["user"].isin(np.flatnonzero(counts < 2)))
+    support, query = (
+        CohortData(ClientDatasets(part, batch_size=4, shuffle_seed=0))
+        for part in support_and_query(ratings)
+    )
+    registry = ForgetfulRegistry(world["state_fn"], NUM_USERS)
+    state, history = run_fed_recon(
+        world["process"], world["reconstruct"], registry, support, query, 2, 6,
+        support_epochs=3, sample_fn=sample_among(np.flatnonzero(counts > 1)),
+    )  # fmt: skip
+    assert registry.visited == [] and list(history.index) == [1, 2]
+
+    by_hand = world["process"].initialize()
+    for round_num in range(2):
+        cohort = sample_among(np.flatnonzero(counts > 1))(NUM_USERS, 6, round_num)
+        fresh = StackedRegistry(world["state_fn"], NUM_USERS)
+        rebuilt = adapt(
+            world["reconstruct"], by_hand, fresh, support, cohort, epochs=3, round_num=round_num
+        )
+        shards = query.shards(cohort, round_num)
+        by_hand, metrics, _ = world["process"].next(
+            by_hand, shards, [rebuilt.stacked(shard.index) for shard in shards]
+        )
+    for actual, expected in zip(state.model_weights, by_hand.model_weights, strict=True):
+        close(actual, expected)
+    assert history["loss"].iloc[-1] == pytest.approx(float(metrics["loss"]), rel=1e-5)
+
+
+def test_fed_recon_that_diverges_stops_with_the_last_good_state(world):
+    wild = build_cohort_process(world["model_fn"], world["state_fn"], sgd(1e4), sgd(5.0), sgd(0.0))
+    registry = ForgetfulRegistry(world["state_fn"], NUM_USERS)
+    with pytest.raises(DivergenceError, match="Round .* diverged") as caught:
+        run_fed_recon(wild, world["reconstruct"], registry, world["data"], world["data"], 20, 10)
+    assert all(np.isfinite(w).all() for w in caught.value.server_state.model_weights)
+
+
+def test_intervals_agree_with_the_score_and_hold_what_they_promise():
+    ratings = synthetic_ratings()
+    rng = np.random.default_rng(0)
+    predicted = rng.normal(3.6, 1.0, len(ratings))
+    table = score_with_intervals(predicted, ratings, draws=300)
+    for name, value in score(predicted, ratings).items():
+        assert table.loc[name, "value"] == pytest.approx(value)
+    assert (table["low"] < table["value"]).all() and (table["value"] < table["high"]).all()
+    # A slow bootstrap, one drawn population at a time.
+    error = (np.clip(predicted, 1, 5) - ratings.table["rating"]) ** 2
+    by_user = [part.to_numpy() for _, part in error.groupby(ratings.table["user"])]
+    draws = [
+        np.sqrt(
+            np.concatenate([by_user[u] for u in rng.integers(0, len(by_user), len(by_user))]).mean()
+        )
+        for _ in range(300)
+    ]
+    low, high = np.quantile(draws, [0.025, 0.975])
+    width = high - low
+    assert table.loc["rmse", "low"] == pytest.approx(low, abs=0.2 * width)
+    assert table.loc["rmse", "high"] == pytest.approx(high, abs=0.2 * width)
+
+
+def test_interval_of_users_without_ratings_leaves_them_out():
+    ratings = ratings_of(1, False)
+    table = score_with_intervals(np.full(len(ratings), 3.0), ratings, draws=50)
+    assert np.isfinite(table.to_numpy()).all()
