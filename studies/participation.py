@@ -39,8 +39,8 @@ from stateful_tff.participation import (
 )
 from stateful_tff.simulation import biases_floor, sample_cohort
 
-ROUNDS = 150
-SHARES = [1, 1 / 10, 1 / 33, 1 / 100, 1 / 333, 1 / 1000]
+ROUNDS = 120
+SHARES = [1, 1 / 10, 1 / 33, 1 / 100, 1 / 1000]
 SERVER_RATES, EPOCHS, SERVE_EPOCHS = [1.0, 3.0], [1, 3], [3, 6, 10]
 GIVEN = {  # half-lives in rounds, and epochs
     "decayed toward the prior": [30, 100, 300, 1000, 3000],
@@ -49,8 +49,8 @@ GIVEN = {  # half-lives in rounds, and epochs
     "reconstructed": [3, 6, 10],
 }
 # The clients of the absence: away from LEAVE to RETURN; rounds of 100.
-LEAVE, RETURN, END, STEP, COHORT = 200, 500, 600, 50, 100
-AGES = pd.IntervalIndex.from_breaks([-1, 9, 29, 59, 99, 149])
+LEAVE, RETURN, END, STEP, COHORT = 150, 400, 500, 50, 100
+AGES = pd.IntervalIndex.from_breaks([-1, 9, 29, 59, 119])
 VISITS = pd.IntervalIndex.from_breaks([-1, 0, 1, 2, 3, 5, 1000])
 
 
@@ -62,7 +62,7 @@ def rmse(predicted, ratings) -> float:
 
 def metrics(predicted, ratings) -> list[dict]:
     """One row per metric, with its interval."""
-    table = score_with_intervals(predicted, ratings).drop(index="user_accuracy")
+    table = score_with_intervals(predicted, ratings, draws=500).drop(index="user_accuracy")
     return [{"metric": name} | row.to_dict() for name, row in table.iterrows()]
 
 
