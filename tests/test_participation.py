@@ -1,5 +1,8 @@
 """Schedules, the bookkeeping of visits, errors by group, and what mends a stale state."""
 
+import importlib
+from pathlib import Path
+
 import attrs
 import numpy as np
 import pandas as pd
@@ -28,6 +31,7 @@ from stateful_tff.participation import (
     rotation_between,
 )
 from stateful_tff.process import build_client_state_fn
+from stateful_tff.recorded import results
 from stateful_tff.simulation import sample_cohort
 
 sgd = tff.learning.optimizers.build_sgdm
@@ -306,3 +310,25 @@ def test_drift_tells_a_rotation_from_growth():
 
 def test_the_default_of_the_loop_and_an_empty_schedule_have_one_signature():
     assert len(sample_cohort(50, 7, 3, 1)) == len(build_schedule()(50, 7, 3, 1)) == 7
+
+
+# The recorded study
+
+STUDIES = Path(__file__).parents[1] / "studies"
+
+
+@pytest.fixture(scope="module")
+def recorded():
+    return results("book/results/08_participation_and_staleness.jsonl")
+
+
+def test_a_short_rerun_agrees_with_what_is_recorded(recorded, monkeypatch):
+    monkeypatch.syspath_prepend(str(STUDIES))
+    rows = []
+    importlib.import_module("participation").short_rerun(lambda **fields: rows.append(fields))
+    keys = ["method", "metric"]
+    expected = recorded[recorded["part"] == "short"].set_index(keys)
+    again = pd.DataFrame(rows).set_index(keys)["value"]
+    assert set(again.index) == set(expected.index) and len(again) == len(expected)
+    for key, value in again.items():
+        assert expected.loc[key, "low"] <= value <= expected.loc[key, "high"], key
