@@ -9,8 +9,11 @@ test can repeat it. STATEFUL_TFF_DATA names the folder or the zip of ML-1M.
 """
 
 import argparse
+import functools
+import multiprocessing
 import time
 from collections import defaultdict
+from concurrent.futures import ProcessPoolExecutor
 
 import attrs
 import numpy as np
@@ -39,7 +42,7 @@ from stateful_tff.participation import (
 )
 from stateful_tff.simulation import biases_floor, sample_cohort
 
-ROUNDS = 120
+ROUNDS = 100
 SHARES = [1, 1 / 10, 1 / 33, 1 / 100, 1 / 1000]
 SERVER_RATES, EPOCHS, SERVE_EPOCHS = [1.0, 3.0], [1, 3], [3, 6, 10]
 GIVEN = {  # half-lives in rounds, and epochs
@@ -49,8 +52,8 @@ GIVEN = {  # half-lives in rounds, and epochs
     "reconstructed": [3, 6, 10],
 }
 # The clients of the absence: away from LEAVE to RETURN; rounds of 100.
-LEAVE, RETURN, END, STEP, COHORT = 150, 400, 500, 50, 100
-AGES = pd.IntervalIndex.from_breaks([-1, 9, 29, 59, 119])
+LEAVE, RETURN, END, STEP, COHORT = 150, 350, 450, 50, 100
+AGES = pd.IntervalIndex.from_breaks([-1, 9, 29, 59, 99])
 VISITS = pd.IntervalIndex.from_breaks([-1, 0, 1, 2, 3, 5, 1000])
 
 
@@ -66,24 +69,63 @@ def metrics(predicted, ratings) -> list[dict]:
     return [{"metric": name} | row.to_dict() for name, row in table.iterrows()]
 
 
-def measure(trial, method, test, cohort_size, rounds, sample_fn=sample_cohort):
-    """Trains and serves. Returns predictions, state, registry, and what the run was like."""
-    start = time.perf_counter()
-    state, registry = run_method(method, trial, rounds, cohort_size, sample_fn=sample_fn)
-    seconds = time.perf_counter() - start
-    predicted = predict(state, serve(method, trial, state, registry), test, trial.mean_rating)
-    visited = registry.visits > 0
-    facts = dict(
-        rounds=rounds, clients=cohort_size, seed=trial.seed,
-        visits=float(registry.visits.mean()), never=float(1 - visited.mean()),
-        age=float(registry.age[visited].mean()), seconds=round(seconds, 1),
-    )  # fmt: skip
-    return predicted, registry, facts
+@functools.cache
+def world(data, seed, rate, final):
+    """A trial, schedules, and what to judge on: validation, or test with all else to train on."""
+    split = split_by_time(synthetic_ratings() if data == "synthetic" else load_ratings(data))
+    train = split.train_and_validation if final else split.train
+    judged = split.test if final else split.validation
+    return Trial(train, seed, rate), schedules(train), judged
 
 
-def groups_of(registry) -> dict[str, pd.Categorical]:
+@attrs.frozen
+class Job:
+    """One run: what to train how, in a process of its own or in this one."""
+
+    data: str
+    method: Method
+    seed: int
+    rate: float
+    clients: int
+    rounds: int
+    schedule: str = "uniform"
+    final: bool = True
+    serve_epochs: tuple = ()  # also try these
+
+    def __call__(self):
+        """Returns predictions per number of epochs, visits, ages, and what the run was like."""
+        trial, sample_fns, judged = world(self.data, self.seed, self.rate, self.final)
+        start = time.perf_counter()
+        state, registry = run_method(
+            self.method, trial, self.rounds, self.clients,
+            sample_fn=sample_fns[self.schedule],
+        )  # fmt: skip
+        seconds = time.perf_counter() - start
+        predicted = {
+            epochs: predict(
+                state,
+                serve(attrs.evolve(self.method, serve_epochs=epochs), trial, state, registry),
+                judged,
+                trial.mean_rating,
+            )
+            for epochs in self.serve_epochs or [self.method.serve_epochs]
+        }
+        visited = registry.visits > 0
+        facts = dict(
+            rounds=self.rounds, clients=self.clients, seed=self.seed,
+            visits=float(registry.visits.mean()), never=float(1 - visited.mean()),
+            age=float(registry.age[visited].mean()), seconds=round(seconds, 1),
+        )  # fmt: skip
+        return predicted, registry.visits, registry.age, facts
+
+
+def call(job):
+    """Runs a job; a pool of processes needs a function to do so."""
+    return job()
+
+
+def groups_of(visits, age) -> dict[str, pd.Categorical]:
     """Ways to group clients by their bookkeeping."""
-    age, visits = registry.age, registry.visits
     return {
         "age": pd.cut(np.where(visits > 0, age, -2), AGES),
         "age, one visit": pd.cut(np.where(visits == 1, age, -2), AGES),
@@ -97,69 +139,79 @@ def label(interval: pd.Interval) -> str:
     return str(first) if first == last else f"{first} to {last}" if last < 1000 else f"{first}+"
 
 
-def compare(trials, methods, test, clients, rounds, write, sample_fn=sample_cohort, grouped=False):
+def compare(run, judged, methods, seeds, write, grouped=False, **given):
     """All methods on one schedule, over seeds: the errors and their paired differences."""
+    pairs = [(name, seed) for seed in seeds for name in methods]
+    jobs = [Job(method=methods[name], seed=seed, **given) for name, seed in pairs]
     said = defaultdict(list)
-    for trial in trials:
-        for name, method in methods.items():
-            predicted, registry, facts = measure(trial, method, test, clients, rounds, sample_fn)
-            said[name].append(predicted)
-            for row in metrics(predicted, test):
-                write(method=name, **row, **facts)
-            for by, groups in groups_of(registry).items() if grouped else ():
-                table = error_by(groups, predicted, test)
-                for group, row in table.iterrows():
-                    write(
-                        method=name, metric=f"rmse by {by}", group=label(group), seed=trial.seed,
-                        clients=clients, rounds=rounds, members=int(row["clients"]),
-                        **row[["value", "low", "high"]],
-                    )  # fmt: skip
+    for (name, _), (predictions, visits, age, facts) in zip(pairs, run(call, jobs), strict=True):
+        (predicted,) = predictions.values()
+        said[name].append(predicted)
+        for row in metrics(predicted, judged):
+            write(method=name, **row, **facts)
+        for by, groups in groups_of(visits, age).items() if grouped else ():
+            for group, row in error_by(groups, predicted, judged).iterrows():
+                write(
+                    method=name, metric=f"rmse by {by}", group=label(group),
+                    members=int(row["clients"]), **row[["value", "low", "high"]],
+                    **{key: facts[key] for key in ("seed", "clients", "rounds")},
+                )  # fmt: skip
     for one, other in (("stateful", "stateless"), ("hybrid", "stateless"), ("hybrid", "stateful")):
-        value, low, high = rmse_difference(np.stack(said[one]), np.stack(said[other]), test)
+        value, low, high = rmse_difference(np.stack(said[one]), np.stack(said[other]), judged)
         write(
-            method=f"{one} minus {other}", metric="rmse difference", seeds=len(trials),
-            clients=clients, rounds=rounds, value=value, low=low, high=high,
+            method=f"{one} minus {other}", metric="rmse difference", seeds=len(seeds),
+            clients=given["clients"], rounds=given["rounds"], value=value, low=low, high=high,
         )  # fmt: skip
 
 
-def choose(split, write) -> tuple[float, dict[str, Method]]:
-    """Returns the server rate and the methods with the lowest validation RMSE, at 1 in 100."""
-    clients, best = split.train.num_users // 100, {}
-    for rate in SERVER_RATES:
-        trial = Trial(split.train, 0, rate)
-        for name, keeps, visits in [
-            ("stateful", True, [0]), ("hybrid", True, EPOCHS), ("stateless", False, EPOCHS)
-        ]:  # fmt: skip
-            for visit in visits:
-                state, registry = run_method(Method(keeps, visit), trial, ROUNDS, clients)
-                for epochs in SERVE_EPOCHS if visit else [0]:
-                    method = Method(keeps, visit, epochs)
-                    served = serve(method, trial, state, registry)
-                    value = rmse(
-                        predict(state, served, split.validation, trial.mean_rating),
-                        split.validation,
-                    )
-                    write(
-                        method=name, metric="rmse", value=value, seed=0, server_rate=rate,
-                        clients=clients, rounds=ROUNDS, visit_epochs=visit, serve_epochs=epochs,
-                    )  # fmt: skip
-                    best[name, rate] = min(
-                        best.get((name, rate), (9.0, None)), (value, method), key=lambda b: b[0]
-                    )
-    rate = min(SERVER_RATES, key=lambda r: sum(v[0] for (_, of), v in best.items() if of == r))
-    return rate, {name: best[name, rate][1] for name in ("stateful", "hybrid", "stateless")}
+def choose(run, validation, write, **given) -> tuple[float, dict[str, Method]]:
+    """Returns the server rate and the methods with the lowest validation RMSE, with seed 0."""
+    ways = [
+        (name, Method(name != "stateless", visit), rate)
+        for rate in SERVER_RATES
+        for name in ("stateful", "hybrid", "stateless")
+        for visit in ([0] if name == "stateful" else EPOCHS)
+    ]
+    jobs = [
+        Job(
+            method=method,
+            seed=0,
+            rate=rate,
+            final=False,
+            serve_epochs=tuple(SERVE_EPOCHS) if method.visit_epochs else (0,),
+            **given,
+        )  # fmt: skip
+        for _, method, rate in ways
+    ]
+    tried = []
+    for (name, method, rate), (predictions, *_) in zip(ways, run(call, jobs), strict=True):
+        for epochs, predicted in predictions.items():
+            value = rmse(predicted, validation)
+            tried.append((value, name, rate, attrs.evolve(method, serve_epochs=epochs)))
+            write(
+                method=name, metric="rmse", value=value, seed=0, server_rate=rate,
+                clients=given["clients"], rounds=given["rounds"],
+                visit_epochs=method.visit_epochs, serve_epochs=epochs,
+            )  # fmt: skip
+
+    def best(name, rate):
+        return min((t for t in tried if t[1:3] == (name, rate)), key=lambda t: t[0])
+
+    names = ("stateful", "hybrid", "stateless")
+    rate = min(SERVER_RATES, key=lambda rate: sum(best(name, rate)[0] for name in names))
+    return rate, {name: best(name, rate)[3] for name in names}
 
 
-def schedules(ratings, clients: int) -> dict[str, tuple]:
-    """Name, cohort size and schedule; each brings back about as many clients per round."""
+def schedules(ratings) -> dict:
+    """Schedules by name."""
     counts = np.diff(ratings.bounds)
-    first = ratings.bounds[:-1]
-    hours = ratings.table["timestamp"].to_numpy()[first] % 86_400 / 3600
-    lost = 0.9 * counts.argsort().argsort() / len(counts)  # long training is broken off more often
+    hours = ratings.table["timestamp"].to_numpy()[ratings.bounds[:-1]] % 86_400 / 3600
     return {
-        "by activity": (clients, build_schedule(by_activity(counts))),
-        "daily cycle": (clients, build_schedule(daily_cycle(hours, rounds_per_day=24))),
-        "drop-outs": (round(clients / (1 - lost.mean())), build_schedule(drop_out=lost)),
+        "uniform": sample_cohort,
+        "by activity": build_schedule(by_activity(counts)),
+        "daily cycle": build_schedule(daily_cycle(hours, rounds_per_day=24)),
+        # Long training is broken off more often: from never to nine times in ten.
+        "drop-outs": build_schedule(drop_out=0.9 * counts.argsort().argsort() / len(counts)),
     }
 
 
@@ -184,17 +236,20 @@ def mended(trial, state, registry, away, items, given):
             yield name, epochs, state, trained(start, epochs)
 
 
-def absence(trial, judged, write, given) -> dict[str, list]:
+def absence(job) -> tuple[list, dict[str, list]]:
     """One run in which a fifth of the clients is away, and one in which nobody is.
 
-    Returns what each mend was best given, judged when the clients return.
+    Returns the results, and what each mend was best given, judged when the clients return.
     """
+    data, seed, rate, final, given = job
+    trial, _, judged = world(data, seed, rate, final)
+    rows, best = [], {}
     away = np.random.default_rng([trial.seed, 8]).random(trial.data.num_clients) < 0.2
     of_away = judged.select(away[judged.table["user"]])
     runs = {
         "gone": build_schedule(long_absence(away, LEAVE, RETURN)), "stayed": build_schedule()
     }  # fmt: skip
-    now, best = dict.fromkeys(runs), {}
+    now = dict.fromkeys(runs)
     for done in (LEAVE, *range(LEAVE + STEP, END + 1, STEP)):
         for name, schedule in runs.items():
             rounds = LEAVE if done == LEAVE else STEP
@@ -214,67 +269,78 @@ def absence(trial, judged, write, given) -> dict[str, list]:
         for name, value, *model in [*mends, ("never away", None, *now["stayed"])]:
             predicted = predict(*model, of_away, trial.mean_rating)
             row = score_with_intervals(predicted, of_away).loc["rmse"]
-            write(method=name, metric="rmse", given=value, **row, **shared)
+            rows.append(dict(method=name, metric="rmse", given=value, **row, **shared))
             if done == RETURN:
                 best[name] = min(best.get(name, (9.0, None)), (row["value"], value))
         for name, value in drift(items[0], state.model_weights[0]).items():
-            write(method="stateful", metric=f"drift, {name}", value=value, **shared)
+            rows.append(dict(method="stateful", metric=f"drift, {name}", value=value, **shared))
     since = pd.cut(np.where(away, registry.visits - visits, -2), VISITS)
     predicted = predict(state, registry, judged, trial.mean_rating)
     for group, row in error_by(since, predicted, judged).iterrows():
-        write(
-            method="stateful", metric="rmse by visits since return", group=label(group),
-            members=int(row["clients"]), **row[["value", "low", "high"]], **shared,
+        rows.append(
+            dict(
+                method="stateful", metric="rmse by visits since return", group=label(group),
+                members=int(row["clients"]), **row[["value", "low", "high"]], **shared,
+            )
         )  # fmt: skip
-    return {name: [value] for name, (_, value) in best.items()}
+    return rows, {name: [value] for name, (_, value) in best.items()}
 
 
 def short_rerun(write) -> None:
-    """The first part on synthetic data: what the test repeats."""
-    split = split_by_time(synthetic_ratings())
+    """The first part on synthetic data, in this process: what the test repeats."""
     methods = {
         "stateful": Method(True), "hybrid": Method(True, 1, 3), "stateless": Method(False, 1, 3)
     }  # fmt: skip
-    trial = Trial(split.train_and_validation, seed=0, num_factors=10)
-    compare([trial], methods, split.test, 60, 40, write)
+    given = dict(data="synthetic", rate=3.0, clients=60, rounds=40)
+    *_, judged = world("synthetic", 0, 3.0, True)
+    compare(map, judged, methods, [0], write, **given)
 
 
 def main() -> None:
-    """Runs everything."""
+    """Runs everything, two runs at a time."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seeds", type=int, default=3)
-    seeds = parser.parse_args().seeds
-    ratings = load_ratings("ml-1m")
+    parser.add_argument("--data", default="ml-1m")
+    options = parser.parse_args()
+    data, seeds = options.data, range(options.seeds)
+    ratings = synthetic_ratings() if data == "synthetic" else load_ratings(data)
     split, recorder = split_by_time(ratings), Recorder("08_participation_and_staleness")
-    training, hundredth = split.train_and_validation, ratings.num_users // 100
+    hundredth = ratings.num_users // 100
 
     def writer(protocol, **fixed):
-        def write(**fields):
-            recorder.write(data=ratings.name, protocol=protocol, **fixed, **fields)
+        return lambda **fields: recorder.write(data=data, protocol=protocol, **fixed, **fields)
 
-        return write
-
-    rate, methods = choose(split, writer("seen, time, validation", part="methods"))
-    given = absence(
-        Trial(split.train, 0, rate), split.validation,
-        writer("seen, time, validation", part="absence"), GIVEN,
-    )  # fmt: skip
-    trials = [Trial(training, seed, rate) for seed in range(seeds)]
-    test = split.test
-    write = writer("seen, time", part="floor", method="biases only", metric="rmse")
-    write(value=biases_floor(training, test)["rmse"])
-    for share in SHARES:
-        # Without a draw, seeds differ in the first weights and the order of ratings alone.
-        write = writer("seen, time", part="rates", server_rate=rate, schedule="uniform")
-        few = trials[:1] if share == 1 else trials
-        clients = max(1, round(share * ratings.num_users))
-        compare(few, methods, test, clients, ROUNDS, write, grouped=clients == hundredth)
-    for name, (clients, sample_fn) in schedules(ratings, hundredth).items():
-        write = writer("seen, time", part="schedules", server_rate=rate, schedule=name)
-        compare(trials, methods, test, clients, ROUNDS, write, sample_fn)
-    for trial in trials:
-        write = writer("seen, time", part="absence", server_rate=rate)
-        absence(trial, test, write, given)
+    with ProcessPoolExecutor(2, multiprocessing.get_context("spawn")) as pool:
+        validation = "seen, time, validation"
+        given = dict(data=data, clients=hundredth, rounds=ROUNDS)
+        rate, methods = choose(
+            pool.map, split.validation, writer(validation, part="methods"), **given
+        )
+        ((rows, mends),) = pool.map(absence, [(data, 0, rate, False, GIVEN)])
+        jobs = [(data, seed, rate, True, mends) for seed in seeds]
+        parts = [(validation, rows), *(("seen, time", rows) for rows, _ in pool.map(absence, jobs))]
+        for protocol, rows in parts:
+            write = writer(protocol, part="absence", server_rate=rate)
+            for row in rows:
+                write(**row)
+        write = writer("seen, time", part="floor", method="biases only", metric="rmse")
+        write(value=biases_floor(split.train_and_validation, split.test)["rmse"])
+        for share in SHARES:
+            # Without a draw, seeds differ in the first weights and the order of ratings alone.
+            write = writer("seen, time", part="rates", server_rate=rate, schedule="uniform")
+            given["clients"] = max(1, round(share * ratings.num_users))
+            compare(
+                pool.map, split.test, methods, seeds[:1] if share == 1 else seeds, write,
+                grouped=share == 1 / 100, rate=rate, **given,
+            )  # fmt: skip
+        for name in list(schedules(ratings))[1:]:
+            # More are drawn where many drop out, so that about as many come back.
+            given["clients"] = round(hundredth / (0.55 if name == "drop-outs" else 1))
+            write = writer("seen, time", part="schedules", server_rate=rate, schedule=name)
+            compare(
+                pool.map, split.test, methods, seeds, write,
+                rate=rate, schedule=name, **given,
+            )  # fmt: skip
     short_rerun(
         lambda **f: recorder.write(data="synthetic", protocol="seen, time", part="short", **f)
     )
