@@ -42,7 +42,7 @@ from stateful_tff.participation import (
 )
 from stateful_tff.simulation import biases_floor, sample_cohort
 
-ROUNDS = 100
+ROUNDS, DRAWS = 100, 300
 SHARES = [1, 1 / 10, 1 / 33, 1 / 100, 1 / 1000]
 SERVER_RATES, EPOCHS, SERVE_EPOCHS = [1.0, 3.0], [1, 3], [3, 6, 10]
 GIVEN = {  # half-lives in rounds, and epochs
@@ -65,7 +65,7 @@ def rmse(predicted, ratings) -> float:
 
 def metrics(predicted, ratings) -> list[dict]:
     """One row per metric, with its interval."""
-    table = score_with_intervals(predicted, ratings, draws=500).drop(index="user_accuracy")
+    table = score_with_intervals(predicted, ratings, draws=DRAWS).drop(index="user_accuracy")
     return [{"metric": name} | row.to_dict() for name, row in table.iterrows()]
 
 
@@ -157,7 +157,9 @@ def compare(run, judged, methods, seeds, write, grouped=False, **given):
                     **{key: facts[key] for key in ("seed", "clients", "rounds")},
                 )  # fmt: skip
     for one, other in (("stateful", "stateless"), ("hybrid", "stateless"), ("hybrid", "stateful")):
-        value, low, high = rmse_difference(np.stack(said[one]), np.stack(said[other]), judged)
+        value, low, high = rmse_difference(
+            np.stack(said[one]), np.stack(said[other]), judged, DRAWS
+        )
         write(
             method=f"{one} minus {other}", metric="rmse difference", seeds=len(seeds),
             clients=given["clients"], rounds=given["rounds"], value=value, low=low, high=high,
