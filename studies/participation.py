@@ -42,18 +42,18 @@ from stateful_tff.participation import (
 )
 from stateful_tff.simulation import biases_floor, sample_cohort
 
-ROUNDS, DRAWS = 100, 300
+ROUNDS, DRAWS = 60, 300
 SHARES = [1, 1 / 10, 1 / 33, 1 / 100, 1 / 1000]
-SERVER_RATES, EPOCHS, SERVE_EPOCHS = [1.0, 3.0], [1, 3], [3, 6, 10]
+SERVER_RATES, EPOCHS, SERVE_EPOCHS = [1.0, 3.0], [1, 3], [3, 6]
 GIVEN = {  # half-lives in rounds, and epochs
-    "decayed toward the prior": [30, 100, 300, 1000, 3000],
+    "decayed toward the prior": [30, 100, 300, 1000],
     "a few local steps": [1],
-    "many local steps": [3, 6, 10],
-    "reconstructed": [3, 6, 10],
+    "many local steps": [3, 6],
+    "reconstructed": [3, 6],
 }
 # The clients of the absence: away from LEAVE to RETURN; rounds of 100.
-LEAVE, RETURN, END, STEP, COHORT = 150, 350, 450, 50, 100
-AGES = pd.IntervalIndex.from_breaks([-1, 9, 29, 59, 99])
+LEAVE, RETURN, END, STEP, COHORT = 100, 250, 300, 50, 100
+AGES = pd.IntervalIndex.from_breaks([-1, 4, 14, 29, 59])
 VISITS = pd.IntervalIndex.from_breaks([-1, 0, 1, 2, 3, 5, 1000])
 
 
