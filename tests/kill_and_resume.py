@@ -207,6 +207,13 @@ def finish(pid: int) -> None:
     assert status == 0, f"the run ended with status {status}"
 
 
+def engine_of(url) -> sa.Engine:
+    """The way to a database that does not go through the store."""
+    url = url if "://" in url else f"sqlite:///{url}"
+    url = url.replace("postgresql:", "postgresql+psycopg:")
+    return sa.create_engine(url, poolclass=sa.NullPool)
+
+
 def digest(connection) -> str:
     """The fingerprint of everything that a database holds of a run, but for wall-clock times."""
     found = hashlib.sha256()
@@ -234,8 +241,8 @@ def committed(url, folder: Path) -> tuple[int, str | None]:
         copy.mkdir()
         for file in folder.glob("run.sqlite*"):
             shutil.copy(file, copy)
-        url = f"sqlite:///{copy / 'run.sqlite'}"
-    engine = sa.create_engine(url.replace("postgresql:", "postgresql+psycopg:"))
+        url = str(copy / "run.sqlite")
+    engine = engine_of(url)
     with engine.connect() as connection:
         if engine.dialect.name == "sqlite":
             assert connection.exec_driver_sql("PRAGMA integrity_check").scalar() == "ok"
@@ -249,7 +256,7 @@ def empty(url, folder: Path) -> None:
     for file in folder.glob("run.sqlite*"):
         file.unlink()
     if "://" in url:
-        engine = sa.create_engine(url.replace("postgresql:", "postgresql+psycopg:"))
+        engine = engine_of(url)
         with engine.begin() as connection:
             connection.exec_driver_sql("DROP SCHEMA public CASCADE")
             connection.exec_driver_sql("CREATE SCHEMA public")
