@@ -1,11 +1,11 @@
 """Measures what it costs to make a round durable, against the size of the population.
 
-    python benchmarks/durable_state.py [--quick] [--url URL] [--folder FOLDER]
+    python benchmarks/durable_state.py [--quick] [--folder FOLDER]
 
 A round writes the states of 100 clients with 50 factors and a bias, and the server's item matrix
 of 3,706 movies with 50 factors and a bias, 756 kB. All numbers change in each round. Writes
-benchmarks/results/durable_state.jsonl, one object a line. URL names an empty PostgreSQL
-database; without it these rows are left out. Takes about 5 minutes.
+benchmarks/results/durable_state.jsonl, one object a line. Where PostgreSQL is not installed, its
+rows are left out. Takes about 5 minutes.
 """
 
 import argparse
@@ -22,7 +22,9 @@ import numpy as np
 import pandas as pd
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / "notebooks"))
+sys.path[:0] = [str(ROOT / "notebooks"), str(ROOT / "tests")]
+
+import postgres  # noqa: E402
 
 from stateful_tff.process import ClientState, ServerState  # noqa: E402
 from stateful_tff.simulation import sample_cohort  # noqa: E402
@@ -145,17 +147,21 @@ def main() -> None:
     """Measures, prints and writes."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="up to 10,000 clients, not written")
-    parser.add_argument("--url", help="an empty PostgreSQL database")
     parser.add_argument("--folder", help="on the disk to measure; else the temporary folder")
     options = parser.parse_args()
     sizes = [10**3, 10**4] if options.quick else [10**3, 10**4, 10**5, 10**6]
-    names = ["store, SQLite", *FILES, *(["store, PostgreSQL"] if options.url else [])]
-    names = [(name, size) for size in sizes for name in names if size <= MOST.get(name, size)]
+    names = ["store, SQLite", *FILES]
     with contextlib.ExitStack() as stack:
+        url = None
+        if postgres.missing():
+            print(postgres.missing())
+        else:
+            url = stack.enter_context(postgres.server())
+            names.append("store, PostgreSQL")
         ways = []
-        for name, size in names:
+        for name, size in [(n, s) for s in sizes for n in names if s <= MOST.get(n, s)]:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=options.folder)))
-            ways.append(Way(name, size, folder, options.url, stack))
+            ways.append(Way(name, size, folder, url, stack))
             print(f"made: {name}, {size:,} clients", flush=True)
         for name in dict.fromkeys(way.name for way in ways):
             for number in range(TURNS):

@@ -1,6 +1,6 @@
 """Kills training runs at random moments, resumes them, and compares every byte.
 
-    python tests/kill_and_resume.py [--kills 100] [--process vectorized] [--url URL] [--record]
+    python tests/kill_and_resume.py [--kills 100] [--process vectorized] [--postgresql] [--record]
 
 A run trains in a process of its own on a `RunStore`. It is killed by SIGKILL while it opens the
 store, while it trains, while it commits or between these; the moment within is random. Then two
@@ -16,6 +16,7 @@ benchmarks/results/kill_and_resume.jsonl.
 """
 
 import argparse
+import contextlib
 import datetime
 import hashlib
 import json
@@ -37,6 +38,7 @@ sys.path.insert(0, str(ROOT / "notebooks"))
 os.environ.update(TF_CPP_MIN_LOG_LEVEL="3", STATEFUL_TFF_PROGRESS="0")
 
 import numpy as np  # noqa: E402
+import postgres  # noqa: E402
 import sqlalchemy as sa  # noqa: E402
 import tensorflow_federated as tff  # noqa: E402
 
@@ -70,9 +72,9 @@ class StandIn:
         (items,), states = server_state.model_weights, []
         for seed, state in zip(datasets, client_states, strict=True):
             step = np.random.default_rng(seed).normal(size=items.shape).astype(np.float32)
-            user = np.tanh(state.local_weights[0] + step[:1] @ items.T @ items / 60 + step[1])
-            items, states = items + step / 8, [*states, ClientState(state.index, [user])]
-            items[:4] += user
+            user = state.local_weights[0] / 2 + np.tanh(step[:1] @ items.T @ items) + step[1]
+            items, states = 0.9 * items + step / 8, [*states, ClientState(state.index, [user])]
+            items[:4] += user / 8
         time.sleep(0.005)
         server_state = ServerState([items], (), np.int32(server_state.round_num + 1))
         return server_state, {"loss": float(np.square(items).mean()), "num_examples": 1}, states
@@ -283,7 +285,7 @@ def kill_and_resume(kills: int, process_name: str, url: str | None = None, seed:
     Args:
         kills: how often.
         process_name: a key of `PROCESSES`.
-        url: an empty database of PostgreSQL, else a file of SQLite in a temporary folder.
+        url: an empty database of PostgreSQL; left out, a file of SQLite in a temporary folder.
         seed: decides the moments, as far as they can be decided.
 
     Returns:
@@ -332,13 +334,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--kills", type=int, default=100)
     parser.add_argument("--process", choices=PROCESSES, default="vectorized")
-    parser.add_argument("--url", help="an empty PostgreSQL database; left out, SQLite")
+    parser.add_argument("--postgresql", action="store_true", help="on a server started for it")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--record", action="store_true")
     options = parser.parse_args()
     start = time.time()
-    rows = kill_and_resume(options.kills, options.process, options.url, options.seed)
-    database = "PostgreSQL" if options.url else "SQLite"
+    database = "PostgreSQL" if options.postgresql else "SQLite"
+    with postgres.server() if options.postgresql else contextlib.nullcontext() as url:
+        rows = kill_and_resume(options.kills, options.process, url, options.seed)
     counted = table(rows, process=options.process, database=database)
     print(f"{'moment':12} {'kills':>6} {'intact':>7} {'bit-identical':>14}")
     for row in counted:

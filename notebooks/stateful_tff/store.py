@@ -201,14 +201,15 @@ def _engine(url: str) -> sa.Engine:
         @sa.event.listens_for(engine, "connect")
         def prepare(connection, _):
             connection.isolation_level = None  # we say where a transaction begins
-            for pragma in (
-                "locking_mode = EXCLUSIVE",  # one process at a time
-                "journal_mode = WAL",  # a commit is one append to a log, whole or not at all
-                "synchronous = FULL",  # and waits for the disk
-                "wal_autocheckpoint = 8000",  # the log goes into the file every 32 MB
-                "secure_delete = ON",  # what is deleted is overwritten with zeros
+            for command in (
+                *("BEGIN", "PRAGMA user_version = 0", "ROLLBACK"),  # tells whether we may write
+                "PRAGMA locking_mode = EXCLUSIVE",  # one process at a time
+                "PRAGMA journal_mode = WAL",  # a commit is appended to a log, whole or not at all
+                "PRAGMA synchronous = FULL",  # and waits for the disk
+                "PRAGMA wal_autocheckpoint = 8000",  # the log goes into the file every 32 MB
+                "PRAGMA secure_delete = ON",  # what is deleted is overwritten with zeros
             ):
-                connection.execute(f"PRAGMA {pragma}").fetchall()
+                connection.execute(command).fetchall()
 
         @sa.event.listens_for(engine, "begin")
         def begin(connection):
