@@ -352,19 +352,19 @@ def test_two_runs_in_one_database_do_not_meet(url):
         assert store.round_num == 1
 
 
-def test_a_store_is_open_once_at_a_time(url):
-    with open_store(url) as store:
-        store.update([1], [state_of(1)])
-        store.commit(server_of(1), {"round": 1})
+@pytest.mark.parametrize("rounds", [0, 2], ids=["new", "with rounds"])
+def test_a_store_is_open_once_at_a_time(url, rounds):
+    train(url, rounds)
+    with open_store(url) as store:  # which only reads
         with pytest.raises(StoreError, match="open already, here or in another process; close it"):
             open_store(url)
         if "://" not in url:
             code = f"import sqlite3; sqlite3.connect({url!r}, timeout=0).execute('BEGIN IMMEDIATE')"
             other = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
             assert "database is locked" in other.stderr
-        store.commit(server_of(2), {"round": 2})
+        store.commit(server_of(rounds + 1), {"round": rounds + 1})
     with open_store(url) as store:
-        assert store.round_num == 2
+        assert store.round_num == rounds + 1
 
 
 def test_another_model_version_or_plan_is_refused_by_name(url, monkeypatch):

@@ -186,7 +186,16 @@ def _told(what: str, where: str):
         mend = next((mend for phrase, mend in _FAULTS.items() if phrase in text), first)
         raise StoreError(f"{what} {where} failed: {mend}.") from error
 
-# %% ../10_durable_state.ipynb #ef9eda6a
+# %% ../10_durable_state.ipynb #f0f63db8
+_PRAGMAS = (
+    "locking_mode = EXCLUSIVE",  # one process at a time
+    "journal_mode = WAL",  # a commit is appended to a log, whole or not at all
+    "synchronous = FULL",  # and waits for the disk
+    "wal_autocheckpoint = 8000",  # the log goes into the file every 32 MB
+    "secure_delete = ON",  # what is deleted is overwritten with zeros
+)
+
+
 def _engine(url: str) -> sa.Engine:
     """Returns SQLAlchemy's way to a database: a URL, or the path of an SQLite file."""
     url = sa.make_url(str(url) if "://" in str(url) else f"sqlite:///{url}")
@@ -201,15 +210,16 @@ def _engine(url: str) -> sa.Engine:
         @sa.event.listens_for(engine, "connect")
         def prepare(connection, _):
             connection.isolation_level = None  # we say where a transaction begins
-            for command in (
-                *("BEGIN", "PRAGMA user_version = 0", "ROLLBACK"),  # tells whether we may write
-                "PRAGMA locking_mode = EXCLUSIVE",  # one process at a time
-                "PRAGMA journal_mode = WAL",  # a commit is appended to a log, whole or not at all
-                "PRAGMA synchronous = FULL",  # and waits for the disk
-                "PRAGMA wal_autocheckpoint = 8000",  # the log goes into the file every 32 MB
-                "PRAGMA secure_delete = ON",  # what is deleted is overwritten with zeros
-            ):
-                connection.execute(command).fetchall()
+            try:
+                for pragma in _PRAGMAS:
+                    connection.execute(f"PRAGMA {pragma}").fetchall()
+            except sqlite3.OperationalError:
+                # For a file that can only be read this says "disk I/O error", which a write mends.
+                with contextlib.closing(connection):
+                    connection.execute("PRAGMA locking_mode = NORMAL").fetchall()
+                    connection.execute("BEGIN")
+                    connection.execute("PRAGMA user_version = 0")
+                raise
 
         @sa.event.listens_for(engine, "begin")
         def begin(connection):
