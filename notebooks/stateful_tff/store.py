@@ -402,6 +402,31 @@ class StoredRegistry(_Database):
             )
         return row
 
+# %% ../10_durable_state.ipynb #34f3399f
+def _write_round(
+    connection: sa.Connection, run: int, round_num: int, server: dict, clients: list[dict],
+    metrics: dict, keep_states: bool,
+) -> bool:  # fmt: skip
+    """Writes a round within a transaction; returns False if it does not follow on the last one."""
+    last = _runs.c.id == run, _runs.c.round == round_num - 1
+    new = _runs.update().where(*last).values(round=round_num, **server)
+    if connection.execute(new).rowcount != 1:
+        return False
+    if clients:
+        connection.execute(_upsert(connection.dialect.name), clients)
+    if clients and keep_states:
+        connection.execute(_kept_states.insert(), clients)
+    metrics = json.dumps(metrics, default=lambda number: np.asarray(number).item())
+    connection.execute(_rounds.insert(), dict(run=run, round=round_num, metrics=metrics))
+    return True
+
+
+def _upsert(dialect: str):
+    """Returns the statement that inserts a client's state or replaces it."""
+    insert = dict(sqlite=sqlite, postgresql=postgresql)[dialect].insert(_clients)
+    new = {name: insert.excluded[name] for name in ("round", "crc32", "state")}
+    return insert.on_conflict_do_update(index_elements=["run", "client"], set_=new)
+
 # %% ../10_durable_state.ipynb #999ff75b
 class StoredRun(StoredRegistry):
     """A run in a database: the client states, the server's state and the history, round by round.
@@ -517,29 +542,14 @@ class StoredRun(StoredRegistry):
         ]
         self.discard()
         with self._transaction(f"Committing round {round_num} to") as connection:
-            last = _runs.c.id == run, _runs.c.round == round_num - 1
-            new = _runs.update().where(*last).values(round=round_num, **server)
-            if connection.execute(new).rowcount != 1:
+            if not _write_round(
+                connection, run, round_num, server, clients, metrics, self.keep_states
+            ):
                 raise StoreError(
                     f"Round {round_num} does not follow on round {self.round_num}, the last one "
                     f"in {self.where}; go on with `resume`."
                 )
-            if clients:
-                connection.execute(self._upsert(), clients)
-            if clients and self.keep_states:
-                connection.execute(_kept_states.insert(), clients)
-            connection.execute(
-                _rounds.insert(),
-                dict(run=run, round=round_num, metrics=json.dumps(metrics, default=_plain)),
-            )
         self.round_num = round_num
-
-    def _upsert(self):
-        """Returns the statement that inserts a client's state or replaces it."""
-        dialects = dict(sqlite=sqlite, postgresql=postgresql)
-        insert = dialects[self._connection.dialect.name].insert(_clients)
-        new = {name: insert.excluded[name] for name in ("round", "crc32", "state")}
-        return insert.on_conflict_do_update(index_elements=["run", "client"], set_=new)
 
 # %% ../10_durable_state.ipynb #1dfc3a64
 class RunStore(StoredRun):
@@ -614,12 +624,7 @@ class RunStore(StoredRun):
         if not self._sqlite("Copying", "VACUUM INTO ?", str(path)):
             raise StoreError("Copy a PostgreSQL store with pg_dump.")
 
-# %% ../10_durable_state.ipynb #20ad3e3c
-def _plain(value):
-    """Turns a number of NumPy or TensorFlow into one of Python."""
-    return np.asarray(value).item()
-
-
+# %% ../10_durable_state.ipynb #1ce43445
 def resume(
     loop: Callable, process, store: RunStore, data, num_rounds: int, cohort_size: int, **options
 ) -> tuple[ServerState, pd.DataFrame]:
