@@ -29,7 +29,7 @@ import tensorflow as tf
 import tensorflow_federated as tff
 from sqlalchemy.dialects import postgresql, sqlite
 
-from .cohort import _check_returned, unstack
+from .cohort import _check_returned, _known, unstack
 from .process import ClientState, ServerState
 from .simulation import _as_frame, sample_cohort
 
@@ -316,17 +316,6 @@ class StoredRegistry(_Database):
         self.discard()
         super().__init__(url, name)
 
-    def _known(self, cohort: Iterable[int]) -> np.ndarray:
-        """Returns the ids of a cohort, each in the population."""
-        cohort = np.asarray(list(cohort), np.int64)
-        unknown = cohort[(cohort < 0) | (cohort >= self.num_clients)]
-        if len(unknown):
-            raise ValueError(
-                f"Client {unknown[0]} is unknown: the registry holds clients 0 to "
-                f"{self.num_clients - 1}."
-            )
-        return cohort
-
     @property
     def visited(self) -> list[int]:
         """The ids of the clients that have come back from a round, in ascending order."""
@@ -338,7 +327,7 @@ class StoredRegistry(_Database):
 
     def stacked(self, cohort: Sequence[int]) -> ClientState:
         """Returns states as `StackedRegistry.stacked` does; the cost depends on the cohort."""
-        return _unrow(self._rows_of(self._known(cohort)), self._template)
+        return _unrow(self._rows_of(_known(cohort, self.num_clients)), self._template)
 
     def states(self, cohort: Iterable[int]) -> list[ClientState]:
         """Returns states as `ClientRegistry.states` does."""
@@ -369,7 +358,7 @@ class StoredRegistry(_Database):
             state if state.index.ndim else tf.nest.map_structure(lambda part: part[None], state)
             for state in states
         ]
-        _check_returned(self._known(cohort), stacks)
+        _check_returned(_known(cohort, self.num_clients), stacks)
         self._pending = np.concatenate([_rows(stack, self._layout) for stack in stacks])
 
     def discard(self) -> None:
@@ -566,7 +555,7 @@ class RunStore(StoredRun):
             ValueError: if there is no such client or round.
             StoreError: if the run does not keep earlier states.
         """
-        (client,) = self._known([client]).tolist()
+        (client,) = _known([client], self.num_clients).tolist()
         if not self.keep_states:
             raise StoreError("This run does not keep earlier states; make one with keep_states.")
         if not 0 <= round_num <= self.round_num:
@@ -599,7 +588,7 @@ class RunStore(StoredRun):
         Raises:
             ValueError: if there is no such client.
         """
-        (client,) = self._known([client]).tolist()
+        (client,) = _known([client], self.num_clients).tolist()
         doing, tables = f"Deleting client {client} from", (_clients, _kept_states)
         with self._transaction(doing) as connection:
             for table in tables:
