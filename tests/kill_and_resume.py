@@ -203,9 +203,11 @@ def child(url, parts, board, log=None) -> int:
         os._exit(code)
 
 
-def finish(pid: int) -> None:
-    """Waits for a child that has to end well."""
-    _, status = os.waitpid(pid, 0)
+def run_to_the_end(url, parts, log=None) -> None:
+    """Starts or resumes a run in a child, which has to end well."""
+    board = Board()
+    _, status = os.waitpid(child(url, parts, board, log), 0)
+    os.close(board.reader)
     assert status == 0, f"the run ended with status {status}"
 
 
@@ -297,7 +299,7 @@ def kill_and_resume(kills: int, process_name: str, url: str | None = None, seed:
         folder = Path(folder)
         url = url or str(folder / "run.sqlite")
         empty(url, folder)
-        finish(child(url, parts, Board(), folder / "log.json"))
+        run_to_the_end(url, parts, folder / "log.json")
         whole = json.loads((folder / "log.json").read_text())
         assert committed(url, folder) == (ROUNDS, whole["digests"][-1])
         assert len(set(whole["digests"])) == ROUNDS + 1
@@ -307,7 +309,7 @@ def kill_and_resume(kills: int, process_name: str, url: str | None = None, seed:
                 continue
             last, found = committed(url, folder)
             intact = found == whole["digests"][last] if found else killed[0] == "opening"
-            finish(child(url, parts, Board()))
+            run_to_the_end(url, parts)
             identical = committed(url, folder) == (ROUNDS, whole["digests"][-1])
             rows.append(
                 dict(moment=killed[0], round=killed[1], last=last, intact=intact,
