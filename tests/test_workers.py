@@ -106,9 +106,7 @@ def test_the_vectorized_process_equals_the_local_one(pair):
 def test_states_come_back_in_the_order_asked(process):
     for cohort in ([4, 9, 1, 22, 7], [3]):
         states = ClientRegistry(STATE_FN, 30).states(cohort)
-        _, _, returned = process.next(
-            process.initialize(), CLIENTS.for_round(cohort, 0, 1), states
-        )
+        _, _, returned = process.next(process.initialize(), CLIENTS.for_round(cohort, 0, 1), states)
         assert [int(state.index) for state in returned] == cohort
 
 
@@ -125,7 +123,9 @@ def test_a_client_works_once_in_a_round():
     work, _ = workers._halves(PER_CLIENT.next, 2)
 
     def maps(computation):
-        protos = [v.proto.SerializeToString() for _, v in computation.to_building_block().result.locals]
+        protos = [
+            v.proto.SerializeToString() for _, v in computation.to_building_block().result.locals
+        ]
         return len(protos), len(set(protos))
 
     twice = tff.backends.native.desugar_and_transform_to_native(work)
@@ -135,8 +135,12 @@ def test_a_client_works_once_in_a_round():
     def training(computation):
         """How many calls hand a dataset to a client."""
         calls = [v for _, v in computation.to_building_block().result.locals]
-        return sum("federated_map" in str(v) and "weights_delta" in str(v.type_signature)
-                   and "client_state" in str(v.type_signature) for v in calls)
+        return sum(
+            "federated_map" in str(v)
+            and "weights_delta" in str(v.type_signature)
+            and "client_state" in str(v.type_signature)
+            for v in calls
+        )
 
     assert training(twice) == 2 and training(workers._compiled(work)) == 1
 
