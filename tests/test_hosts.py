@@ -160,7 +160,7 @@ def test_the_port_is_open_on_every_interface_until_a_rule_shuts_it(hosts):
     subprocess.run(host.command("iptables", "-A", *rule), check=True)
     try:
         assert not reachable(host.address, PORT)
-        inside = "import socket; socket.create_connection(('127.0.0.1', %d), timeout=2)" % PORT
+        inside = f"import socket; socket.create_connection(('127.0.0.1', {PORT}), timeout=2)"
         subprocess.run(host.command("python3", "-c", inside), check=True)
     finally:
         subprocess.run(host.command("iptables", "-D", *rule), check=True)
