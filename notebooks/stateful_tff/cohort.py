@@ -8,7 +8,6 @@ __all__ = ['Shard', 'CohortData', 'ShardSums', 'shard_update', 'build_cohort_pro
            'build_generic_cohort_process']
 
 # %% ../06_fast_simulation.ipynb #1de66f8a
-import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
 
@@ -18,7 +17,6 @@ import pandas as pd
 import tensorflow as tf
 import tensorflow_federated as tff
 
-from . import setup
 from .data import ClientDatasets, DataError
 from .frame import MatrixFactorizationModel
 from stateful_tff.process import (
@@ -29,7 +27,7 @@ from stateful_tff.process import (
     build_server_broadcast_message,
     server_update,
 )
-from .simulation import DivergenceError, _as_frame, _fault, sample_cohort
+from .simulation import _not_finite, _run
 
 # %% ../06_fast_simulation.ipynb #7df0e88e
 @attrs.frozen(eq=False)
@@ -687,15 +685,20 @@ def _stacked_type(state_type: tff.Type) -> tff.Type:
     return tff.types.type_transformations.transform_type_postorder(state_type, stack)[0]
 
 # %% ../06_fast_simulation.ipynb #ddcff9b8
-def _not_finite(stacks: Iterable[ClientState]) -> str | None:
-    """Returns whose state holds something that is not a finite number, if anybody's does."""
-    for stack in stacks:
-        for part in tf.nest.flatten(stack):
-            part = np.asarray(part)
-            sound = np.isfinite(part).reshape(len(part), -1).all(axis=1)
-            if not sound.all():
-                return f"the state of client {np.asarray(stack.index)[~sound][0]} is not finite"
-    return None
+def _check_returned(cohort: Iterable[int], stacks: Sequence[ClientState]) -> None:
+    """Refuses stacks that do not hold one sound state for each client that was asked."""
+    asked = np.sort(np.asarray(list(cohort)))
+    returned = np.sort(np.concatenate([stack.index for stack in stacks]))
+    if not np.array_equal(asked, returned):
+        twice = returned[1:][np.diff(returned) == 0]
+        odd = np.append(twice, np.setxor1d(asked, returned))[0]
+        raise ValueError(
+            f"Client {odd} was asked {np.sum(asked == odd)} times and returned "
+            f"{np.sum(returned == odd)} states; the round kept none."
+        )
+    fault = _not_finite(stacks)
+    if fault:
+        raise ValueError(f"The round kept none: {fault}. Lower the learning rates.")
 
 
 class StackedRegistry:
@@ -756,18 +759,7 @@ class StackedRegistry:
                 missing, or holds a value that is not a finite number.
         """
         stacks = [tf.nest.map_structure(np.asarray, stack) for stack in stacks]
-        asked = np.sort(np.asarray(list(cohort)))
-        returned = np.sort(np.concatenate([stack.index for stack in stacks]))
-        if not np.array_equal(asked, returned):
-            twice = returned[1:][np.diff(returned) == 0]
-            odd = np.append(twice, np.setxor1d(asked, returned))[0]
-            raise ValueError(
-                f"Client {odd} was asked {np.sum(asked == odd)} times and returned "
-                f"{np.sum(returned == odd)} states; the round kept none."
-            )
-        fault = _not_finite(stacks)
-        if fault:
-            raise ValueError(f"The round kept none: {fault}. Lower the learning rates.")
+        _check_returned(cohort, stacks)
         for stack in stacks:
             for rows, part in zip(tf.nest.flatten(self._rows), tf.nest.flatten(stack), strict=True):
                 rows[stack.index] = part
@@ -802,11 +794,13 @@ def run_cohorts(
     cohort_size: int,
     *,
     server_state: ServerState | None = None,
+    history: pd.DataFrame | None = None,
     epochs: int = 1,
     seed: int = 0,
     num_shards: int | None = None,
     evaluate_fn: Callable[[ServerState], dict[str, float]] | None = None,
     evaluate_every: int = 10,
+    on_round: Callable[[ServerState, dict], None] | None = None,
 ) -> tuple[ServerState, pd.DataFrame]:
     """Runs rounds over shards; the counterpart of `run_rounds` in chapter 5.
 
@@ -817,46 +811,31 @@ def run_cohorts(
         num_rounds: how many rounds to run.
         cohort_size: clients per round.
         server_state: where to go on from; left out, training starts anew.
+        history: the rounds before; the new ones are added below them.
         epochs: passes over a client's data in a round.
         seed: decides the cohorts. The order of ratings is decided by the clients' datasets.
         num_shards: see `CohortData.shards`.
         evaluate_fn: judges a server state; its numbers join the history.
         evaluate_every: after how many rounds to judge; the last round always is.
+        on_round: called at the end of each round; see `run_rounds`.
 
     Returns:
-        The new server state, and the history: one row per round, indexed by the round's
-        number from 1, with the metrics, `seconds`, the seconds of these for `preparation`, and
-        the results of `evaluate_fn`.
+        The new server state, and the history, as `run_rounds` does.
 
     Raises:
         DivergenceError: when a round's result is out of bounds.
         ValueError: as `sample_cohort`, `CohortData` and the registry do.
     """
-    server_state = process.initialize() if server_state is None else server_state
-    done, history = int(server_state.round_num), []
-    for round_num in setup.progress(range(done, done + num_rounds), "rounds"):
-        start = time.perf_counter()
-        cohort = sample_cohort(registry.num_clients, cohort_size, round_num, seed)
+
+    def inputs(cohort, round_num):
         shards = data.shards(cohort, round_num, epochs, num_shards)
-        states = [registry.stacked(shard.index) for shard in shards]
-        prepared = time.perf_counter()
-        new_server_state, metrics, states = process.next(server_state, shards, states)
-        fault = _fault(metrics, new_server_state, (), history) or _not_finite(states)
-        if fault:
-            raise DivergenceError(
-                f"Round {round_num + 1} diverged: {fault}. Lower the learning rates.",
-                server_state,
-                _as_frame(history),
-            )
-        registry.update(cohort, states)
-        server_state = new_server_state
-        row = {"round": round_num + 1} | {k: np.asarray(v).item() for k, v in metrics.items()}
-        row |= {"seconds": time.perf_counter() - start, "preparation": prepared - start}
-        last = len(history) + 1 == num_rounds
-        if evaluate_fn and (last or (round_num + 1) % evaluate_every == 0):
-            row |= evaluate_fn(server_state)
-        history.append(row)
-    return server_state, _as_frame(history)
+        return shards, [registry.stacked(shard.index) for shard in shards]
+
+    return _run(
+        process, registry, inputs, num_rounds, cohort_size, server_state=server_state,
+        history=history, seed=seed, evaluate_fn=evaluate_fn, evaluate_every=evaluate_every,
+        on_round=on_round,
+    )  # fmt: skip
 
 # %% ../06_fast_simulation.ipynb #ea25a8d2
 @attrs.frozen(eq=False)
