@@ -52,6 +52,7 @@ export: .venv/lock  ## write the exported cells to notebooks/stateful_tff and st
 bench: .venv/lock .venv-bench/lock  ## measure speed on MovieLens-1M; writes benchmarks/results
 	$(PYTHON) benchmarks/data_pipeline.py
 	$(PYTHON) benchmarks/fast_simulation.py --outside .venv-bench/bin/python
+	$(PYTHON) benchmarks/many_workers.py
 
 results: .venv/lock  ## repeat the long runs on MovieLens-1M; writes book/results and their figure
 	$(PYTHON) studies/fast_simulation.py

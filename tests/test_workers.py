@@ -1,6 +1,7 @@
 """Rounds over several workers equal local rounds, whatever happens to a worker."""
 
 import asyncio
+import contextlib
 import os
 import signal
 import socket
@@ -24,6 +25,7 @@ from stateful_tff.data import ClientDatasets, synthetic_ratings
 from stateful_tff.frame import build_model_fn
 from stateful_tff.process import build_client_state_fn, build_stateful_fed_avg
 from stateful_tff.simulation import ClientRegistry, run_rounds
+from stateful_tff.store import RunStore
 from stateful_tff.workers import (
     WORKER_PROGRAM,
     ProcessOverWorkers,
@@ -356,3 +358,85 @@ def test_an_error_in_the_with_block_ends_the_workers():
                 assert len(psutil.Process(process.pid).cpu_affinity()) == 1
             raise ZeroDivisionError
     assert process.poll() is not None and len(os.sched_getaffinity(0)) == psutil.cpu_count()
+
+
+# With the durable store.
+
+RUN = """
+import os, signal, sys
+from test_workers import CLIENTS, PER_CLIENT, QUICK, STATE_FN, when_at_work
+from stateful_tff.simulation import run_rounds
+from stateful_tff.store import RunStore, resume
+from stateful_tff.workers import ProcessOverWorkers, start_workers
+
+path, deadly = sys.argv[1], sys.argv[2] == "deadly"
+
+
+class Deadly(ProcessOverWorkers):
+    # In the second round a worker is killed at work, in the fourth the driver itself.
+    def next(self, server_state, *inputs):
+        done, (first, second) = int(server_state.round_num), workers.workers
+        if deadly and done == 1:
+            when_at_work(second, second.process.kill)
+        if deadly and done == 3:
+            when_at_work(first, lambda: os.kill(os.getpid(), signal.SIGKILL))
+        return super().next(server_state, *inputs)
+
+
+with start_workers(2, **QUICK) as workers:
+    process = Deadly(PER_CLIENT, workers)
+    print("session", os.environ["STATEFUL_TFF_SESSION"], flush=True)
+    with RunStore(path, process, STATE_FN, 30) as store:
+        resume(run_rounds, process, store, CLIENTS, 5, 12, epochs=15)
+    print("lost", len(workers.faults), flush=True)
+"""
+
+
+def none_left_of(session, within=10):
+    """Whether all workers that carry the mark of a session have ended, those started anew too."""
+
+    def left():
+        for process in psutil.process_iter(["name"]):
+            with contextlib.suppress(psutil.Error):
+                if process.info["name"] == setup.WORKER_NAME and session in str(process.environ()):
+                    yield process
+
+    end = time.monotonic() + within
+    while any(left()) and time.monotonic() < end:
+        time.sleep(0.1)
+    return not any(left())
+
+
+def kept_in(path):
+    """The server state, all client states and the history, without the clock."""
+    with RunStore(str(path), PER_CLIENT, STATE_FN, 30) as store:
+        history = store.history().drop(columns=["seconds", "preparation"])
+        return store.round_num, store.server_state(), store.local_weights(), history
+
+
+def test_a_worker_and_then_the_driver_are_killed_and_the_run_ends_in_the_same_bits(tmp_path):
+    tests = Path(__file__).parent
+    environment = os.environ | {
+        "PYTHONPATH": f"{tests.parent / 'notebooks'}{os.pathsep}{tests}",
+        "STATEFUL_TFF_PROGRESS": "0",
+    }
+
+    def run(path, how):
+        return subprocess.run(
+            [sys.executable, "-c", RUN, str(path), how],
+            env=environment, capture_output=True, text=True, timeout=180,
+        )  # fmt: skip
+
+    undisturbed = run(tmp_path / "undisturbed.db", "quiet")
+    assert "lost 0" in undisturbed.stdout, undisturbed.stderr
+    killed = run(tmp_path / "killed.db", "deadly")
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    assert none_left_of(killed.stdout.split()[1])
+    assert kept_in(tmp_path / "killed.db")[0] == 3
+    resumed = run(tmp_path / "killed.db", "quiet")
+    assert "lost 0" in resumed.stdout, resumed.stderr
+    (_, *expected, history), (rounds, *result, resumed_history) = (
+        kept_in(tmp_path / name) for name in ("undisturbed.db", "killed.db")
+    )
+    assert rounds == 5 and difference(result, expected) == 0
+    assert resumed_history.equals(history)
