@@ -234,11 +234,25 @@ def test_a_fault_of_the_computation_is_no_fault_of_a_worker(pair):
     assert len(pair.faults) == before
 
 
-def test_a_round_of_nobody_is_refused(process):
+def test_an_interrupt_from_the_keyboard_ends_a_round_at_once(pair, process, undisturbed):
+    ready_again(pair)
+    when_at_work(pair.workers[0], lambda: os.kill(os.getpid(), signal.SIGINT))
+    pair.workers[1].process.send_signal(signal.SIGSTOP)
+    since = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        round_of(process, undisturbed[0], epochs=100)
+    assert time.monotonic() - since < 10
+    finishes_despite(pair, process, undisturbed, 40)
+
+
+def test_arguments_that_make_no_sense_are_refused(process):
     with pytest.raises(ValueError, match="0 datasets and 0 states"):
         process.next(process.initialize(), [], [])
     with pytest.raises(ValueError, match="cannot share any work"):
         start_workers(0)
+    for addresses in ([], ["localhost"], "localhost"):
+        with pytest.raises(ValueError, match='give "host:port" for each'):
+            connect_workers(addresses)
 
 
 # Workers that run elsewhere.
@@ -275,6 +289,22 @@ def test_a_worker_that_returns(elsewhere):
         two.workers[0].traffic.clear()
         assert difference(round_of(process, start), expected) == 0
         assert two.workers[0].traffic and len(two.faults) == 1
+
+
+def test_a_worker_started_anew_between_rounds_under_the_same_address(elsewhere):
+    process, address = elsewhere()
+    with connect_workers([address], **QUICK) as one:
+        over = ProcessOverWorkers(PER_CLIENT, one)
+        start = over.initialize()
+        expected = round_of(over, start)
+        process.kill()
+        process.wait()
+        elsewhere(int(address.rpartition(":")[2]))
+        end = time.monotonic() + 20
+        while one.workers[0]._line.fault() and time.monotonic() < end:
+            time.sleep(0.1)
+        assert difference(round_of(over, start), expected) == 0
+        assert len(one.faults) <= 1
 
 
 def test_lost_workers_are_named_and_the_round_keeps_nothing(elsewhere):

@@ -156,7 +156,7 @@ def _context(line: _Line) -> tuple[tff.framework.SyncContext, list]:
     )
     return context, executors
 
-# %% ../11_many_workers.ipynb #f90c9e62
+# %% ../11_many_workers.ipynb #933561c4
 class Worker:
     """One worker process, here or elsewhere, and the line to it.
 
@@ -172,13 +172,13 @@ class Worker:
         """Starts the process if no address is given, and says hello without waiting."""
         self.name, self.address, self.process = name, address, None
         self._limits, self._is_local, self._core = limits, address is None, core
-        self._line, self._executors, self.traffic = None, [], []
+        self._line, self._executors, self.traffic = None, [], deque(maxlen=10_000)
         self.connect()
 
     def connect(self) -> None:
         """Makes a new line; a process of our own that was lost is ended and started anew."""
         if self._line:
-            self._line.cut()
+            self.cut()
             self.close()
         if self._is_local:
             port = portpicker.pick_unused_port()
@@ -191,9 +191,10 @@ class Worker:
     def is_ready(self) -> bool:
         """Whether the worker has answered; a line that failed before that is made anew."""
         greeting = self._line.greeting
-        if greeting.done() and greeting.exception() is None:
+        if not self._line.is_cut and greeting.done() and greeting.exception() is None:
             return True
-        if greeting.done() or (self.process and self.process.poll() is not None):
+        ended = self.process and self.process.poll() is not None
+        if self._line.is_cut or greeting.done() or ended:
             self.connect()
         return False
 
@@ -205,17 +206,19 @@ class Worker:
         self.traffic.append(("Run", start, time.perf_counter() - start, 0, 0))
         return result
 
-    def close(self) -> None:
-        """Lets go of what the worker holds, cuts the line, and ends a process of our own."""
-        for executor in self._executors:
-            executor.close()
+    def cut(self) -> None:
+        """Cuts the line, which ends every call on it at once."""
         self._line.cut()
-        self._end_process()
 
-    def _end_process(self) -> None:
-        if self.process and self.process.poll() is None:
+    def close(self) -> None:
+        """Ends a process of our own; one elsewhere is asked to let go of what it holds."""
+        if self.process:
+            self.cut()
             self.process.kill()
             self.process.wait()
+        for executor in self._executors:
+            executor.close()
+        self.cut()
 
 # %% ../11_many_workers.ipynb #43345acc
 class WorkersLost(RuntimeError):
@@ -280,7 +283,7 @@ class Workers:
         """
         return _share_out(self, calls)
 
-# %% ../11_many_workers.ipynb #40c96e74
+# %% ../11_many_workers.ipynb #ad9f45be
 _TRIES = 3  # work that loses every worker it is given to is itself at fault
 
 
@@ -289,28 +292,33 @@ def _share_out(workers: Workers, calls: Sequence[tuple]) -> list:
     results, waiting, faults = {}, deque(range(len(calls))), [[] for _ in calls]
     running, last = {}, time.monotonic()
     with futures.ThreadPoolExecutor(len(workers)) as threads:
-        while len(results) < len(calls):
-            busy = [worker for _, worker in running.values()]
-            free = [w for w in workers.workers if w not in busy and w.is_ready]
-            for worker in free[: len(waiting)]:
-                number = waiting.popleft()
-                running[threads.submit(worker.run, *calls[number])] = number, worker
-            if not running:
-                time.sleep(0.05)
-            for done in futures.wait(running, 0.1, futures.FIRST_COMPLETED).done:
-                number, worker = running.pop(done)
-                last = time.monotonic()
-                try:
-                    results[number] = done.result()
-                except WorkerLost as fault:
-                    workers.faults.append(str(fault))
-                    faults[number].append(str(fault))
-                    waiting.appendleft(number)
-                    worker.connect()
-            late = not running and time.monotonic() > last + workers.ready_within
-            for number in waiting:
-                if late or len(faults[number]) == _TRIES:
-                    raise WorkersLost(_story(number, len(calls), faults, workers))
+        try:
+            while len(results) < len(calls):
+                busy = [worker for _, worker in running.values()]
+                free = [w for w in workers.workers if w not in busy and w.is_ready]
+                for worker in free[: len(waiting)]:
+                    number = waiting.popleft()
+                    running[threads.submit(worker.run, *calls[number])] = number, worker
+                if not running:
+                    time.sleep(0.05)
+                for done in futures.wait(running, 0.1, futures.FIRST_COMPLETED).done:
+                    number, worker = running.pop(done)
+                    last = time.monotonic()
+                    try:
+                        results[number] = done.result()
+                    except WorkerLost as fault:
+                        workers.faults.append(str(fault))
+                        faults[number].append(str(fault))
+                        waiting.appendleft(number)
+                        worker.connect()
+                late = not running and time.monotonic() > last + workers.ready_within
+                for number in waiting:
+                    if late or len(faults[number]) == _TRIES:
+                        raise WorkersLost(_story(number, len(calls), faults, workers))
+        except BaseException:  # an interrupt from the keyboard, too
+            for _, worker in running.values():
+                worker.cut()  # nobody waits for the rest
+            raise
     return [results[number] for number in range(len(calls))]
 
 # %% ../11_many_workers.ipynb #329a343a
@@ -323,7 +331,7 @@ def _story(number: int, count: int, faults: list[list[str]], workers: Workers) -
         "nothing of the round was kept."
     )
 
-# %% ../11_many_workers.ipynb #96785b9e
+# %% ../11_many_workers.ipynb #0a453512
 def start_workers(
     count: int,
     *,
@@ -376,6 +384,9 @@ def connect_workers(
     Raises:
         WorkersLost: if one does not answer.
     """
+    addresses = [addresses] if isinstance(addresses, str) else list(addresses)
+    if not addresses or not all(":" in address for address in addresses):
+        raise ValueError(f'{addresses} does not say where workers are; give "host:port" for each.')
     limits = dict(answer_within=answer_within, finish_within=finish_within)
     return Workers(
         [Worker(f"worker {i + 1}", limits, address=a) for i, a in enumerate(addresses)],
@@ -428,7 +439,7 @@ def _compiled(computation: tff.Computation) -> tff.Computation:
         blocks.Lambda(whole.parameter_name, whole.parameter_type, body)
     )
 
-# %% ../11_many_workers.ipynb #44c9a99f
+# %% ../11_many_workers.ipynb #e5e81fee
 class ProcessOverWorkers:
     """A process of chapter 4 or 6 whose rounds run on several workers.
 
@@ -472,8 +483,9 @@ class ProcessOverWorkers:
                 f"A round needs data and a state for each of at least one client; it got "
                 f"{len(datasets)} datasets and {len(client_states)} states."
             )
-        work, finish = self._halves(min(self._parts, len(datasets)))
         count = min(self._parts, len(datasets))
+        work, finish = self._halves(count)
+        _compiled(work)  # once here, and not in the thread of each worker
         cuts = [number * len(datasets) // count for number in range(count + 1)]
         calls = [
             (work, server_state, datasets[start:stop], client_states[start:stop])
