@@ -205,9 +205,16 @@ def test_a_worker_killed_after_a_round_and_back_for_the_next(pair, process, undi
 
 
 def test_both_workers_killed_between_rounds_are_started_anew(pair, process, undisturbed):
+
+    def event_loops():
+        """A context of TFF has a thread that never ends, so a loss must not need a new one."""
+        return sum("target_fn" in thread.name for thread in threading.enumerate())
+
+    before = event_loops()
     for worker in pair.workers:
         worker.process.kill()
     finishes_despite(pair, process, undisturbed, 60, "worker 1", "worker 2")
+    assert event_loops() == before > 0
 
 
 def test_a_worker_that_hangs_is_given_up_and_ended(pair, process, undisturbed):

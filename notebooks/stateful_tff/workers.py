@@ -137,26 +137,40 @@ class _Line:
 
         return call
 
-# %% ../11_many_workers.ipynb #ed9378ea
-def _context(line: _Line) -> tuple[tff.framework.SyncContext, list]:
-    """Returns the context that runs computations at the end of a line, and its executors."""
-    stub, executors = tff.framework.RemoteExecutorGrpcStub(line), []
+# %% ../11_many_workers.ipynb #097749c3
+class _Executors(tff.framework.ExecutorFactory):
+    """Makes an executor for each number of clients, on the line that the worker has now."""
 
-    def executor_of(cardinalities):
-        executor = tff.framework.RemoteExecutor(stub, dispose_batch_size=1)
-        executor.set_cardinalities({tff.CLIENTS: 0} | cardinalities)
-        executors.append(executor)
-        return executor
+    def __init__(self):
+        self._stub, self._made = None, {}
 
-    context = tff.framework.SyncExecutionContext(
-        tff.framework.ResourceManagingExecutorFactory(executor_of),
-        compiler_fn=_compiled,
-        transform_args=tff.tensorflow.transform_args,
-        transform_result=tff.tensorflow.transform_result,
-    )
-    return context, executors
+    def use(self, line: _Line) -> None:
+        """From now on, executors are made on this line."""
+        self._stub = tff.framework.RemoteExecutorGrpcStub(line)
 
-# %% ../11_many_workers.ipynb #933561c4
+    def create_executor(self, cardinalities):
+        """Returns the executor for a number of clients; ten of them are kept."""
+        clients = cardinalities.get(tff.CLIENTS, 0)
+        if clients not in self._made:
+            if len(self._made) == 10:
+                self._made.pop(next(iter(self._made))).close()
+            executor = tff.framework.RemoteExecutor(self._stub, dispose_batch_size=1)
+            executor.set_cardinalities({tff.CLIENTS: clients})
+            self._made[clients] = executor
+        return self._made[clients]
+
+    def clean_up_executor(self, cardinalities):
+        """Lets go of an executor, and of what the worker holds for it."""
+        executor = self._made.pop(cardinalities.get(tff.CLIENTS, 0), None)
+        if executor:
+            executor.close()
+
+    def let_go(self) -> None:
+        """Lets go of all."""
+        while self._made:
+            self._made.popitem()[1].close()
+
+# %% ../11_many_workers.ipynb #c9e3c59e
 class Worker:
     """One worker process, here or elsewhere, and the line to it.
 
@@ -172,7 +186,13 @@ class Worker:
         """Starts the process if no address is given, and says hello without waiting."""
         self.name, self.address, self.process = name, address, None
         self._limits, self._is_local, self._core = limits, address is None, core
-        self._line, self._executors, self.traffic = None, [], deque(maxlen=10_000)
+        self._line, self._executors, self.traffic = None, _Executors(), deque(maxlen=10_000)
+        self.context = tff.framework.SyncExecutionContext(
+            self._executors,
+            compiler_fn=_compiled,
+            transform_args=tff.tensorflow.transform_args,
+            transform_result=tff.tensorflow.transform_result,
+        )
         self.connect()
 
     def connect(self) -> None:
@@ -185,7 +205,7 @@ class Worker:
             self.process, self.address = _launch(port, self._core), f"localhost:{port}"
         self._line = _Line(self.name, self.address, self._limits)
         self._line.traffic = self.traffic
-        self.context, self._executors = _context(self._line)
+        self._executors.use(self._line)
 
     @property
     def is_ready(self) -> bool:
@@ -216,8 +236,7 @@ class Worker:
             self.cut()
             self.process.kill()
             self.process.wait()
-        for executor in self._executors:
-            executor.close()
+        self._executors.let_go()
         self.cut()
 
 # %% ../11_many_workers.ipynb #43345acc
