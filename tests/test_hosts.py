@@ -4,9 +4,11 @@ They need root and the right to make namespaces; where that is missing the tests
 """
 
 import contextlib
+import os
 import shutil
 import socket
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -216,3 +218,27 @@ def test_a_tunnel_lets_in_only_who_has_the_certificate(hosts, tmp_path, expected
             tunnel.kill()
             tunnel.wait()
         subprocess.run(host.command("iptables", "-D", *rule), check=True)
+
+
+def test_a_namespace_of_its_own_has_no_way_in():
+    """Driver and workers run where the loopback is the only interface."""
+    inside = (
+        "import psutil\nfrom test_workers import PER_CLIENT, difference, round_of\n"
+        "from stateful_tff.workers import ProcessOverWorkers, start_workers\n"
+        "with start_workers(2, ready_within=60) as two:\n"
+        "    start = PER_CLIENT.initialize()\n"
+        "    shared = round_of(ProcessOverWorkers(PER_CLIENT, two), start, 6)\n"
+        "    assert difference(shared[0], round_of(PER_CLIENT, start, 6)[0]) < 1e-6\n"
+        "print('interfaces', *psutil.net_if_addrs())\n"
+    )
+    alone = ["unshare", "--net", "--map-root-user"]
+    tried = subprocess.run([*alone, "ip", "link"], capture_output=True, text=True)
+    if tried.returncode:
+        pytest.skip(f"a namespace cannot be made here: {tried.stderr.strip()}")
+    tests = Path(__file__).parent
+    done = subprocess.run(
+        [*alone, "bash", "-c", 'ip link set lo up && exec "$0" -c "$1"', sys.executable, inside],
+        env=os.environ | {"PYTHONPATH": f"{tests.parent / 'notebooks'}{os.pathsep}{tests}"},
+        capture_output=True, text=True, timeout=180,
+    )  # fmt: skip
+    assert done.stdout.split() == ["interfaces", "lo"], done.stderr
