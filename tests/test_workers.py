@@ -42,7 +42,7 @@ MODEL_FN = build_model_fn(RATINGS.num_items, 4, biases=True, mean_rating=3.5, l2
 STATE_FN = build_client_state_fn(MODEL_FN)
 ARGUMENTS = MODEL_FN, STATE_FN, sgd(0.7), sgd(0.1), sgd(0.05)
 PER_CLIENT, VECTORIZED = build_stateful_fed_avg(*ARGUMENTS), build_cohort_process(*ARGUMENTS)
-QUICK = dict(answer_within=1.5, ready_within=15.0)
+QUICK = dict(answer_within=3.0, ready_within=30.0)
 
 
 def difference(one, other):
@@ -220,7 +220,7 @@ def test_a_worker_that_hangs_is_given_up_and_ended(pair, process, undisturbed):
     hung = pair.workers[1]
     old = hung.process
     when_at_work(hung, lambda: old.send_signal(signal.SIGSTOP))
-    finishes_despite(pair, process, undisturbed, 45, "has not answered for 1.5 s")
+    finishes_despite(pair, process, undisturbed, 45, "has not answered for 3 s")
     assert old.poll() == -signal.SIGKILL
 
 
@@ -314,7 +314,7 @@ def test_a_worker_started_anew_between_rounds_under_the_same_address(elsewhere):
 
 def test_lost_workers_are_named_and_the_round_keeps_nothing(elsewhere):
     (first, address), (second, other) = elsewhere(), elsewhere()
-    with connect_workers([address, other], answer_within=1, ready_within=2) as two:
+    with connect_workers([address, other], answer_within=2, ready_within=3) as two:
         process, registry = ProcessOverWorkers(PER_CLIENT, two), ClientRegistry(STATE_FN, 30)
         state, _ = run_rounds(process, registry, CLIENTS, 1, 10)
         kept = registry.local_weights()
@@ -323,9 +323,9 @@ def test_lost_workers_are_named_and_the_round_keeps_nothing(elsewhere):
         since = time.monotonic()
         with pytest.raises(WorkersLost, match="nothing of the round was kept") as caught:
             run_rounds(process, registry, CLIENTS, 1, 30, server_state=state, epochs=25)
-        assert time.monotonic() - since < 15
+        assert time.monotonic() - since < 25
         assert f"worker 1 at {address} is gone" in str(caught.value)
-        assert f"worker 2 at {other} has not answered for 1 s" in str(caught.value)
+        assert f"worker 2 at {other} has not answered for 2 s" in str(caught.value)
         assert difference(registry.local_weights(), kept) == 0
         second.send_signal(signal.SIGCONT)
         ready_again(two, 3)
