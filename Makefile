@@ -57,6 +57,7 @@ bench: .venv/lock .venv-bench/lock  ## measure speed on MovieLens-1M; writes ben
 	$(PYTHON) tests/kill_and_resume.py --kills 100 --process stand-in --record
 	$(PYTHON) tests/kill_and_resume.py --kills 20 --process "per client" --record
 	$(PYTHON) tests/kill_and_resume.py --kills 40 --process stand-in --postgresql --record
+	$(PYTHON) benchmarks/many_workers.py
 
 results: .venv/lock  ## repeat the long runs on MovieLens-1M; writes book/results and their figure
 	$(PYTHON) studies/fast_simulation.py
