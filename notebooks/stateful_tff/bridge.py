@@ -26,6 +26,7 @@ PACKAGES = Path(__file__).resolve().parents[1]  # the folder that `stateful_tff`
 CARRIED = {"stream", "display_data", "update_display_data", "execute_result", "clear_output"}
 START_SECONDS = 60
 END_SECONDS = 3
+SERVE = "import sys; from stateful_tff import bridge; bridge.serve(*sys.argv[1:])"
 _DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG of prctl(2)
 
 _bridge = None
@@ -90,16 +91,17 @@ def _publish(message: dict) -> None:
 
 
 class Bridge:
-    """An inner kernel, and the way to it.
-
-    Args:
-        python: the interpreter that runs the inner kernel.
-
-    Raises:
-        BridgeError: if the kernel does not start.
-    """
+    """An inner kernel, and the way to it."""
 
     def __init__(self, python: Path):
+        """Starts the kernel.
+
+        Args:
+            python: the interpreter that runs it.
+
+        Raises:
+            BridgeError: if it does not start.
+        """
         import zmq
         from jupyter_client.connect import write_connection_file
         from jupyter_client.session import Session
@@ -112,7 +114,7 @@ class Bridge:
         )
         self.complaints = tempfile.TemporaryFile()
         self.process = subprocess.Popen(
-            [str(python), "-m", "stateful_tff.bridge", file, str(os.getpid())],
+            [str(python), "-c", SERVE, file, str(os.getpid())],
             env=environment_of(python),
             stdin=subprocess.DEVNULL,
             stdout=self.complaints,
@@ -315,7 +317,7 @@ def _stop() -> None:
         del shell.kernel.do_complete, shell.kernel.do_inspect
 
 
-def _serve(connection_file: str, parent: str) -> None:
+def serve(connection_file: str, parent: str) -> None:
     """Is the inner kernel: runs in the other Python until its parent ends, however that ends."""
     ctypes.CDLL(None).prctl(_DIE_WITH_PARENT, signal.SIGKILL)
     if os.getppid() != int(parent):
@@ -328,6 +330,3 @@ def _serve(connection_file: str, parent: str) -> None:
 
     InnerKernelApp.launch_instance(argv=["-f", connection_file])
 
-
-if __name__ == "__main__":
-    _serve(*sys.argv[1:])
