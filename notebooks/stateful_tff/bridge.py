@@ -119,7 +119,7 @@ class Bridge:
             stdin=subprocess.DEVNULL,
             stdout=self.complaints,
             stderr=self.complaints,
-            start_new_session=True,  # an interrupt reaches it through `_pass_on` alone
+            start_new_session=True,  # an interrupt reaches it through `pass_on` alone
         )
         self.session = Session(key=key)
         context = zmq.Context.instance()
@@ -172,8 +172,9 @@ class Bridge:
         lines = [line.strip() for line in said if line.strip()]
         return lines[-1] if lines else "no answer" if code is None else f"exit code {code}"
 
-    def _pass_on(self, *_) -> None:
-        """Sends an interrupt to the inner kernel and to what it runs, as Jupyter would."""
+    def pass_on(self, *_) -> None:
+        """Handles an interrupt: sends it to the inner kernel and to what that runs."""
+        self.interrupted = True
         os.killpg(self.process.pid, signal.SIGINT)
 
     def ask(self, kind: str, **content) -> dict:
@@ -183,6 +184,9 @@ class Bridge:
             kind: the request, such as "execute_request".
             content: its fields.
 
+        Returns:
+            The content of the reply; only a status where an interrupt left no reply.
+
         Raises:
             BridgeError: if the inner kernel has ended.
         """
@@ -190,34 +194,38 @@ class Bridge:
 
         sys.stdout.flush()
         sys.stderr.flush()
+        shell, iopub = self.sockets["shell"], self.sockets["iopub"]
         poller = zmq.Poller()
-        for channel in ("shell", "iopub"):
-            poller.register(self.sockets[channel], zmq.POLLIN)
-        before = signal.signal(signal.SIGINT, self._pass_on)
-        try:
-            request = self.session.send(self.sockets["shell"], kind, content)
-            reply, idle = None, False
-            while reply is None or not idle:
-                ready = dict(poller.poll(500))
-                if not ready and self.process.poll() is not None:
-                    _stop()
-                    raise BridgeError(
-                        f"The Python that ran your cells has ended ({self._last_complaint()}; "
-                        "SIGKILL often means that memory ran out) and its variables are gone; "
-                        "run the set-up cell and the cells after it again."
-                    )
-                if self.sockets["iopub"] in ready:
-                    message = self._receive("iopub", 0)
-                    if message["msg_type"] in CARRIED:
-                        _publish(message)
-                    elif message["msg_type"] == "status" and _answers(message, request):
-                        idle = message["content"]["execution_state"] == "idle"
-                elif self.sockets["shell"] in ready:
-                    message = self._receive("shell", 0)
-                    if _answers(message, request):
-                        reply = message["content"]
-        finally:
-            signal.signal(signal.SIGINT, before)
+        poller.register(shell, zmq.POLLIN)
+        poller.register(iopub, zmq.POLLIN)
+        self.interrupted, probe = False, None
+        request = self.session.send(shell, kind, content)
+        reply, idle = None, False
+        while reply is None or not idle:
+            ready = dict(poller.poll(500))
+            if iopub in ready:
+                message = self._receive("iopub", 0)
+                if message["msg_type"] in CARRIED:
+                    _publish(message)
+                elif message["msg_type"] == "status" and _answers(message, request):
+                    idle = message["content"]["execution_state"] == "idle"
+            elif shell in ready:
+                message = self._receive("shell", 0)
+                if _answers(message, request):
+                    reply = message["content"]
+                elif probe and _answers(message, probe):
+                    # Replies come in order: an interrupt has hit the kernel between two cells.
+                    reply, idle = reply or {"status": "interrupted"}, True
+            elif self.process.poll() is not None:
+                _stop()
+                raise BridgeError(
+                    f"The Python that ran your cells has ended ({self._last_complaint()}; SIGKILL "
+                    "often means that memory ran out) and its variables are gone; run the set-up "
+                    "cell and the cells after it again."
+                )
+            if self.interrupted:
+                self.interrupted = False
+                probe = self.session.send(shell, "kernel_info_request", {})
         return reply
 
     def run(self, source: str, store_history: bool = True) -> None:
@@ -245,7 +253,9 @@ class Bridge:
             error.traceback = reply["traceback"]
             raise error
         if reply["status"] != "ok":
-            raise BridgeError(f"This cell was not run ({reply['status']}); run it again.")
+            raise BridgeError(
+                f"This cell did not run to its end ({reply['status']}); run it again."
+            )
 
     def close(self) -> None:
         """Ends the inner kernel: in good order if it answers soon, else at once."""
@@ -290,19 +300,31 @@ def start(python: Path) -> None:
 
     global _bridge
     shell = get_ipython()
+    kernel = shell.kernel
     _bridge = bridge = Bridge(python)
-    # As one notebook: the inner kernel counts on from here and has the names of this cell.
-    bridge.run(
-        f"get_ipython().execution_count = {shell.execution_count + 1}\n"
-        "from stateful_tff import setup\n"
-        "setup.notebook()",
-        store_history=False,
-    )
+    signal.signal(signal.SIGINT, bridge.pass_on)
+    try:
+        # As one notebook: the inner kernel counts on from here and has the names of this cell.
+        bridge.run(
+            f"get_ipython().execution_count = {shell.execution_count + 1}\n"
+            "from stateful_tff import setup\n"
+            "setup.notebook()",
+            store_history=False,
+        )
+    except BaseException:
+        bridge.close()
+        raise
+
+    def before_each_request():
+        type(kernel).pre_handler_hook(kernel)
+        signal.signal(signal.SIGINT, bridge.pass_on)  # in place of a KeyboardInterrupt here
+
     shell.input_transformers_cleanup.append(_forwarded)
-    shell.kernel.do_complete = lambda code, cursor_pos: bridge.ask(
+    kernel.pre_handler_hook = before_each_request
+    kernel.do_complete = lambda code, cursor_pos: bridge.ask(
         "complete_request", code=code, cursor_pos=cursor_pos
     )
-    shell.kernel.do_inspect = lambda code, cursor_pos, detail_level=0, *_: bridge.ask(
+    kernel.do_inspect = lambda code, cursor_pos, detail_level=0, *_: bridge.ask(
         "inspect_request", code=code, cursor_pos=cursor_pos, detail_level=detail_level
     )
 
@@ -314,7 +336,8 @@ def _stop() -> None:
     shell = get_ipython()
     if _forwarded in shell.input_transformers_cleanup:
         shell.input_transformers_cleanup.remove(_forwarded)
-        del shell.kernel.do_complete, shell.kernel.do_inspect
+        for name in ("pre_handler_hook", "do_complete", "do_inspect"):
+            delattr(shell.kernel, name)
 
 
 def serve(connection_file: str, parent: str) -> None:
@@ -329,4 +352,3 @@ def serve(connection_file: str, parent: str) -> None:
             """Does nothing: what is configured on this machine is meant for the other kernel."""
 
     InnerKernelApp.launch_instance(argv=["-f", connection_file])
-
