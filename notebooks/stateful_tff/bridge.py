@@ -319,6 +319,8 @@ def start(python: Path) -> None:
         type(kernel).pre_handler_hook(kernel)
         signal.signal(signal.SIGINT, bridge.pass_on)  # in place of a KeyboardInterrupt here
 
+    # What comes from there can be more at a time than this kernel would keep for a slow page.
+    kernel.iopub_thread.socket.sndhwm = 0
     shell.input_transformers_cleanup.append(_forwarded)
     kernel.pre_handler_hook = before_each_request
     kernel.do_complete = lambda code, cursor_pos: bridge.ask(
@@ -350,5 +352,10 @@ def serve(connection_file: str, parent: str) -> None:
     class InnerKernelApp(IPKernelApp):
         def load_config_file(self, *_, **__):
             """Does nothing: what is configured on this machine is meant for the other kernel."""
+
+        def init_iopub(self, context):
+            """Keeps all messages for the outer kernel, however many it has not read yet."""
+            context.sndhwm = 0
+            super().init_iopub(context)
 
     InnerKernelApp.launch_instance(argv=["-f", connection_file])

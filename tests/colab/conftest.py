@@ -34,10 +34,14 @@ COLABS_PYTHONS = ["3.12", "3.13"]
 COMMIT = "c0ffee" + "0" * 34
 # Colab's Python has no ensurepip, and `google.colab` can be imported there, but nowhere else.
 SITECUSTOMIZE = "import sys\nsys.modules['ensurepip'] = None\n"
-COLABS_KERNEL = (
+COLABS_KERNEL = "from ipykernel.ipkernel import IPythonKernel\n\nclass Kernel(IPythonKernel):\n    pass\n"
     "from ipykernel.ipkernel import IPythonKernel\n\nclass Kernel(IPythonKernel): pass\n"
 )
 COLABS_CONFIG = "c = get_config()\nc.IPKernelApp.kernel_class = 'google.colab._kernel.Kernel'\n"
+
+
+def pytest_addoption(parser):
+    parser.addoption("--colab", type=Path, help="a folder that keeps the environments for later")
 
 
 def interpreter(version):
@@ -57,7 +61,7 @@ def interpreter(version):
 def outer_python(folder, version):
     """An environment with Colab's packages and without TFF; returns its interpreter."""
     place = folder / f"outer-{version}"
-    subprocess.run([UV, "venv", "-q", "--python", interpreter(version), place], check=True)
+    subprocess.run([UV, "venv", "-q", "--clear", "--python", interpreter(version), place], check=True)
     python = place / "bin" / "python"
     subprocess.run([UV, "pip", "install", "-q", "--python", python, *COLABS_PINS], check=True)
     (packages,) = place.glob("lib/python3.*/site-packages")
@@ -140,9 +144,13 @@ class Repository:
 
 
 @pytest.fixture(scope="session")
-def folder(tmp_path_factory):
-    """A folder for everything, on the disk of uv's cache where hard links save space."""
-    return tmp_path_factory.mktemp("colab")
+def folder(request, tmp_path_factory):
+    """The folder for everything."""
+    kept = request.config.getoption("--colab")
+    if kept is None:
+        return tmp_path_factory.mktemp("colab")
+    kept.mkdir(exist_ok=True)
+    return kept.resolve()
 
 
 @pytest.fixture(scope="session")
@@ -156,11 +164,10 @@ def book(folder):
 def colab(folder):
     """The environment variables of a Colab that has nothing of ours yet."""
     home = folder / "home"
-    (home / ".cache").mkdir(parents=True)
-    (home / ".ipython" / "profile_default").mkdir(parents=True)
+    (home / ".ipython" / "profile_default").mkdir(parents=True, exist_ok=True)
     (home / ".ipython" / "profile_default" / "ipython_config.py").write_text(COLABS_CONFIG)
     config = Path.home() / ".config"
-    if config.is_dir():  # how this machine reaches the package index
+    if config.is_dir() and not (home / ".config").exists():  # how this machine reaches the package index
         (home / ".config").symlink_to(config)
     cache = subprocess.run([UV, "cache", "dir"], check=True, capture_output=True, text=True)
     of_others = ("PYTHONPATH", "VIRTUAL_ENV", "XDG_CACHE_HOME", "IPYTHONDIR", "MAKEFLAGS")
@@ -191,7 +198,7 @@ class Session:
     def send(self, code, **options):
         return self.client.execute(code, **options)
 
-    def result(self, request, timeout=300):
+    def result(self, request, timeout=60):
         """Waits for a cell; returns its reply and its outputs, as a notebook stores them."""
         outputs, idle = [], False
         while not idle:
@@ -207,8 +214,12 @@ class Session:
             if reply["parent_header"].get("msg_id") == request:
                 return reply["content"], outputs
 
-    def run(self, code, **options):
-        return self.result(self.send(code, **options))
+    def run(self, code, timeout=60, **options):
+        return self.result(self.send(code, **options), timeout)
+
+    def set_up(self, book):
+        """Runs the set-up cell, which may take its time; returns its reply and outputs."""
+        return self.run(book.setup_cell, timeout=600)
 
     def value(self, expression):
         """What an expression is worth there."""
@@ -251,7 +262,7 @@ def version(request):
 def session(version, open_session, book):
     """A session in which the set-up cell has run."""
     session = open_session(version)
-    reply, outputs = session.run(book.setup_cell)
+    reply, outputs = session.set_up(book)
     assert reply["status"] == "ok", outputs
     assert not text_of(outputs, "stderr")
     session.said_at_first = text_of(outputs)

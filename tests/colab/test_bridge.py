@@ -251,7 +251,7 @@ def test_input_fails_visibly(session):
 def test_the_set_up_cell_once_more_is_immediate(session, book):
     asked = len(book.asked)
     start = time.monotonic()
-    reply, outputs = session.run(book.setup_cell)
+    reply, outputs = session.set_up(book)
     assert time.monotonic() - start < 1 and reply["status"] == "ok"
     assert text_of(outputs).startswith("Python 3.1") and len(book.asked) == asked
 
@@ -280,7 +280,7 @@ def gone(pids, within=10):
 @pytest.mark.parametrize("how", ["shutdown", "kill -9"])
 def test_nothing_stays_behind(version, open_session, book, how, tmp_path):
     session = open_session(version, TMPDIR=str(tmp_path))
-    _, outputs = session.run(book.setup_cell)
+    _, outputs = session.set_up(book)
     # The environment is there: nothing is made, and nobody waits for it.
     assert text_of(outputs).startswith("Python 3.1"), text_of(outputs)
     _, outputs = session.run(MEAN)
@@ -299,12 +299,12 @@ def test_a_dead_inner_kernel_is_said_in_one_sentence_and_can_be_replaced(
     version, open_session, book
 ):
     session = open_session(version)
-    session.run(book.setup_cell)
+    session.set_up(book)
     reply, outputs = session.run("import os, signal\nos.kill(os.getpid(), signal.SIGKILL)")
     assert reply["ename"] == "BridgeError" and "SIGKILL" in reply["evalue"]
     assert outputs[-1].traceback == [f"BridgeError: {reply['evalue']}"]
     assert reply["evalue"].endswith("run the set-up cell and the cells after it again.")
-    reply, outputs = session.run(book.setup_cell)
+    reply, outputs = session.set_up(book)
     assert reply["status"] == "ok", outputs
     session.run("import sys")
     assert session.value("sys.version_info[:2]") in [(3, 10), (3, 11)]
