@@ -34,9 +34,9 @@ COLABS_PYTHONS = ["3.12", "3.13"]
 COMMIT = "c0ffee" + "0" * 34
 # Colab's Python has no ensurepip, and `google.colab` can be imported there, but nowhere else.
 SITECUSTOMIZE = "import sys\nsys.modules['ensurepip'] = None\n"
-COLABS_KERNEL = "from ipykernel.ipkernel import IPythonKernel\n\nclass Kernel(IPythonKernel):\n    pass\n"
-    "from ipykernel.ipkernel import IPythonKernel\n\nclass Kernel(IPythonKernel): pass\n"
-)
+COLABS_KERNEL = """\
+from ipykernel.ipkernel import IPythonKernel as Kernel
+"""
 COLABS_CONFIG = "c = get_config()\nc.IPKernelApp.kernel_class = 'google.colab._kernel.Kernel'\n"
 
 
@@ -61,7 +61,8 @@ def interpreter(version):
 def outer_python(folder, version):
     """An environment with Colab's packages and without TFF; returns its interpreter."""
     place = folder / f"outer-{version}"
-    subprocess.run([UV, "venv", "-q", "--clear", "--python", interpreter(version), place], check=True)
+    make = [UV, "venv", "-q", "--clear", "--python", interpreter(version), place]
+    subprocess.run(make, check=True)
     python = place / "bin" / "python"
     subprocess.run([UV, "pip", "install", "-q", "--python", python, *COLABS_PINS], check=True)
     (packages,) = place.glob("lib/python3.*/site-packages")
@@ -167,7 +168,8 @@ def colab(folder):
     (home / ".ipython" / "profile_default").mkdir(parents=True, exist_ok=True)
     (home / ".ipython" / "profile_default" / "ipython_config.py").write_text(COLABS_CONFIG)
     config = Path.home() / ".config"
-    if config.is_dir() and not (home / ".config").exists():  # how this machine reaches the package index
+    # How this machine reaches the package index.
+    if config.is_dir() and not (home / ".config").exists():
         (home / ".config").symlink_to(config)
     cache = subprocess.run([UV, "cache", "dir"], check=True, capture_output=True, text=True)
     of_others = ("PYTHONPATH", "VIRTUAL_ENV", "XDG_CACHE_HOME", "IPYTHONDIR", "MAKEFLAGS")
