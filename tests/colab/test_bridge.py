@@ -277,34 +277,42 @@ def gone(pids, within=10):
     return not any(psutil.pid_exists(pid) for pid in pids)
 
 
-@pytest.mark.parametrize("how", ["shutdown", "kill -9"])
-def test_nothing_stays_behind(version, open_session, book, how, tmp_path):
+def family(session):
+    """The processes of a session: its kernels, TFF's worker, the guards that end it."""
+    reply, outputs = session.run(MEAN)
+    assert reply["status"] == "ok", outputs
+    outer = session.manager.provisioner.process.pid
+    pids = {process.pid for process in psutil.Process(outer).children(recursive=True)}
+    inner = {int(pid) for pid in text_of(outputs).split()}
+    assert inner < pids and len(pids) >= 3
+    return outer, pids
+
+
+def test_a_dead_inner_kernel_is_said_and_replaced_and_nothing_stays_behind(
+    version, open_session, book, tmp_path
+):
     session = open_session(version, TMPDIR=str(tmp_path))
     _, outputs = session.set_up(book)
     # The environment is there: nothing is made, and nobody waits for it.
     assert text_of(outputs).startswith("Python 3.1"), text_of(outputs)
-    _, outputs = session.run(MEAN)
-    pids = [int(pid) for pid in text_of(outputs).split()]
-    outer = session.manager.provisioner.process.pid
-    family = {p.pid for p in psutil.Process(outer).children(recursive=True)} | set(pids)
-    assert len(family) >= 3 and not list(tmp_path.glob("stateful_tff_*"))
-    if how == "shutdown":
-        session.manager.shutdown_kernel()
-    else:
-        os.kill(outer, signal.SIGKILL)
-    assert gone(family)
-
-
-def test_a_dead_inner_kernel_is_said_in_one_sentence_and_can_be_replaced(
-    version, open_session, book
-):
-    session = open_session(version)
-    session.set_up(book)
     reply, outputs = session.run("import os, signal\nos.kill(os.getpid(), signal.SIGKILL)")
     assert reply["ename"] == "BridgeError" and "SIGKILL" in reply["evalue"]
     assert outputs[-1].traceback == [f"BridgeError: {reply['evalue']}"]
     assert reply["evalue"].endswith("run the set-up cell and the cells after it again.")
+
     reply, outputs = session.set_up(book)
     assert reply["status"] == "ok", outputs
     session.run("import sys")
     assert session.value("sys.version_info[:2]") in [(3, 10), (3, 11)]
+
+    _, pids = family(session)
+    session.manager.shutdown_kernel()
+    assert gone(pids)
+    assert not list(tmp_path.glob("stateful_tff_*"))
+
+
+def test_nothing_stays_behind_a_hard_kill(session):
+    """The last test of this session."""
+    outer, pids = family(session)
+    os.kill(outer, signal.SIGKILL)
+    assert gone(pids)
