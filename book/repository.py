@@ -100,7 +100,7 @@ def stamp(root: Path, commit: str) -> None:
 def checked(url: str) -> str:
     """Returns an address in its shortest form; ends with a sentence if it is none."""
     url = url.strip().rstrip("/").removesuffix(".git")
-    if url and not re.fullmatch(r"https://github\.com/[\w.-]+/[\w.-]+", url):
+    if not re.fullmatch(r"https://github\.com/[\w.-]+/[\w.-]+", url):
         sys.exit(f"{url!r} is not https://github.com/OWNER/NAME, which is what Colab can open.")
     return url
 
