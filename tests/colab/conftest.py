@@ -161,8 +161,7 @@ def book(folder):
     repository.server.shutdown()
 
 
-@pytest.fixture(scope="session")
-def colab(folder):
+def colabs_variables(folder):
     """The environment variables of a Colab that has nothing of ours yet."""
     home = folder / "home"
     (home / ".ipython" / "profile_default").mkdir(parents=True, exist_ok=True)
@@ -237,6 +236,11 @@ class Session:
 
 def text_of(outputs, stream="stdout"):
     return "".join(o.text for o in outputs if o.output_type == "stream" and o.name == stream)
+
+
+@pytest.fixture(scope="session")
+def colab(folder):
+    return colabs_variables(folder)
 
 
 @pytest.fixture(scope="session")
