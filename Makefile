@@ -61,6 +61,7 @@ repository: .venv/lock  ## say where the book lives: make repository URL=https:/
 
 bench: .venv/lock .venv-bench/lock  ## measure speed on MovieLens-1M; writes benchmarks/results
 	$(PYTHON) benchmarks/data_pipeline.py
+	$(PYTHON) benchmarks/bridge.py
 	$(PYTHON) benchmarks/fast_simulation.py --outside .venv-bench/bin/python
 
 results: .venv/lock  ## repeat the long runs on MovieLens-1M; writes book/results and their figure

@@ -2,7 +2,8 @@
 
     python benchmarks/bridge.py
 
-Writes benchmarks/results/bridge.jsonl, one object a line. Cells and chapters are timed in turn
+Writes benchmarks/results/bridge.jsonl, one object a line, and from it the table of the page
+"Using this book". Cells and chapters are timed in turn
 in a kernel of the book's environment and through the bridge from Python 3.13 with Colab's
 packages, in one run; the difference and the ratio are what counts. The environments are made
 anew, so the first start is a first start; downloads come from uv's cache if it holds them.
@@ -26,6 +27,7 @@ from conftest import Repository, Session, colabs_variables, outer_python  # noqa
 from study import COMMIT, MACHINE, datetime  # noqa: E402
 
 OUTPUT = ROOT / "benchmarks" / "results" / "bridge.jsonl"
+PAGE = ROOT / "book" / "results" / "start_times.md"
 CELLS = 100
 CHAPTER = "04"
 TURNS = 3
@@ -51,6 +53,24 @@ def run_chapter(session, cells):
     for cell in cells:
         reply, outputs = session.run(cell, timeout=600)
         assert reply["status"] == "ok", outputs
+
+
+def table(rows):
+    """Returns what the page "Using this book" says of these results."""
+    by_name = {row["name"]: row for row in rows}
+    seconds = {name: f"{row['seconds']:.0f} s" for name, row in by_name.items() if "seconds" in row}
+    chapter = by_name[f"chapter {CHAPTER}"]
+    return (
+        "| | first start | later starts |\n|---|---|---|\n"
+        f"| in Colab, as the tests play it | {seconds['colab, first start']} "
+        f"| {seconds['colab, later start']} |\n"
+        f"| on your own Linux or a server | {seconds['local, environment']} to install, then as "
+        f"later | {seconds['local, later start']} |\n\n"
+        f"Measured by `benchmarks/bridge.py` with {chapter['machine']}, on {chapter['date']}. In "
+        f"Colab a cell takes {by_name['a cell']['overhead_ms']:.1f} ms longer than on your own "
+        f"Linux, and chapter {int(CHAPTER)} as a whole {chapter['bridged']:.1f} s in place of "
+        f"{chapter['direct']:.1f} s.\n"
+    )
 
 
 def main():
@@ -106,6 +126,7 @@ def main():
         assert done.returncode == 0
         record("local, environment", seconds=seconds)
     OUTPUT.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    PAGE.write_text(table(rows))
 
 
 if __name__ == "__main__":
