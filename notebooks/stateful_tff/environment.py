@@ -145,8 +145,15 @@ def _one_at_a_time(place: Path):
     """Lets a second notebook wait until the first has made the environment."""
     import fcntl
 
-    place.parent.mkdir(parents=True, exist_ok=True)
-    with open(place.with_suffix(".lock"), "w") as file:
+    try:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        file = open(place.with_suffix(".lock"), "w")
+    except OSError as error:
+        raise SetUpError(
+            f"The environment for TFF cannot be made in {place.parent} ({error.strerror}); set "
+            f"XDG_CACHE_HOME to a folder that you may write to, and {AGAIN}."
+        ) from None
+    with file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
 

@@ -158,6 +158,11 @@ def test_a_disk_that_fills_up(lock, monkeypatch):
         subprocess.run(["umount", cache], check=True)
 
 
+def test_a_folder_that_cannot_be_written(lock):
+    (lock.parent / "cache").write_text("a file in its place")
+    assert "cannot be made in" in failure() and "set XDG_CACHE_HOME" in failure()
+
+
 def test_no_uv_and_no_pip(lock, monkeypatch):
     monkeypatch.setenv("PATH", str(lock.parent))
     monkeypatch.setattr(environment.sys, "executable", "/bin/false")
