@@ -39,6 +39,20 @@ from ipykernel.ipkernel import IPythonKernel as Kernel
 """
 COLABS_CONFIG = "c = get_config()\nc.IPKernelApp.kernel_class = 'google.colab._kernel.Kernel'\n"
 
+# Prints who runs a computation of TFF: the kernel and its worker.
+MEAN = """
+import os
+import numpy as np
+import tensorflow_federated as tff
+from stateful_tff import setup
+
+@tff.federated_computation(tff.FederatedType(np.float32, tff.CLIENTS))
+def mean(values):
+    return tff.federated_mean(values)
+
+assert mean([1.0, 3.0]) == 2.0
+print(os.getpid(), setup.workers()[0].pid)"""
+
 
 def pytest_addoption(parser):
     parser.addoption("--colab", type=Path, help="a folder that keeps the environments for later")
@@ -69,6 +83,7 @@ def outer_python(folder, version):
     (packages / "sitecustomize.py").write_text(SITECUSTOMIZE)
     (packages / "google" / "colab").mkdir(parents=True)
     (packages / "google" / "colab" / "__init__.py").touch()
+    (packages / "google" / "colab" / "output.py").touch()
     (packages / "google" / "colab" / "_kernel.py").write_text(COLABS_KERNEL)
     kernel = place / "kernels" / "python3"
     kernel.mkdir(parents=True)
@@ -102,6 +117,9 @@ class Repository:
         self.address = f"http://127.0.0.1:{self.server.server_port}/reader/book"
         self.checkout = self._publish(folder / "checkout")
         self.archives[f"{COMMIT}.zip"] = self._archive(COMMIT)
+        shutil.copytree(
+            self.checkout / "notebooks", folder / "right" / "notebooks", dirs_exist_ok=True
+        )
         # The newest commit is another one: whoever takes it instead of ours fails.
         (self.checkout / "notebooks" / "stateful_tff" / "__init__.py").write_text("1 / 0\n")
         self.archives["main.zip"] = self._archive("main")
@@ -273,3 +291,12 @@ def session(version, open_session, book):
     assert not text_of(outputs, "stderr")
     session.said_at_first = text_of(outputs)
     return session
+
+
+@pytest.fixture(scope="session")
+def with_tff(open_session, book, colab):
+    """The interpreter of the environment that the set-up cell has made."""
+    pattern = ".cache/stateful_tff/environment-*/bin/python"
+    if not list(Path(colab["HOME"]).glob(pattern)):
+        open_session(COLABS_PYTHONS[0]).set_up(book)
+    return next(Path(colab["HOME"]).glob(pattern))

@@ -7,17 +7,22 @@ import time
 
 import psutil
 import pytest
-from conftest import text_of
+from conftest import MEAN, outer_python, text_of
+
+from stateful_tff import bridge
 
 NON_ASCII = "Amélie, 千と千尋の神隠し, Солярис, 🎬"
 
 
-def test_the_cells_run_in_a_python_that_holds_tff(session, version):
+def test_the_cells_run_in_a_python_that_holds_tff(session, version, folder, capsys):
     assert session.said_at_first.rstrip().split("\n")[-1].startswith("Python 3.1")
     assert "TFF 0.87.0" in session.said_at_first
     assert not session.said_at_first.startswith(f"Python {version}")
     session.run("import sys")
     assert session.value("sys.version_info[:2]") in [(3, 10), (3, 11)]
+    with capsys.disabled():
+        outer = os.path.realpath(outer_python(folder, version))
+        print(f"\nInterpreters used: {outer}, for TFF {session.value('sys.base_prefix')}", end="")
 
 
 def test_the_helper_comes_from_the_commit_of_the_notebook(session, book):
@@ -173,6 +178,15 @@ def test_a_cell_right_behind_an_interrupt_runs_or_fails_visibly(session):
     assert session.value("ran") == fine
 
 
+@pytest.mark.parametrize("status", ["aborted", "interrupted", "abort"])
+def test_a_reply_without_success_is_never_shown_as_one(status):
+    lost, asked = object.__new__(bridge.Bridge), {}
+    lost.ask = lambda kind, **content: asked.update(content) or {"status": status}
+    with pytest.raises(bridge.BridgeError, match=f"did not run to its end .{status}.; run it"):
+        lost.run("print('lost')")
+    assert asked["code"] == "print('lost')" and asked["stop_on_error"] is False
+
+
 def test_magics_belong_to_the_other_python(session):
     _, outputs = session.run("%%time\nimport sys\nprint(sys.version_info[:2] < (3, 12))")
     assert text_of(outputs).startswith("True\n") and "Wall time" in text_of(outputs)
@@ -254,20 +268,6 @@ def test_the_set_up_cell_once_more_is_immediate(session, book):
     reply, outputs = session.set_up(book)
     assert time.monotonic() - start < 1 and reply["status"] == "ok"
     assert text_of(outputs).startswith("Python 3.1") and len(book.asked) == asked
-
-
-MEAN = """
-import os
-import numpy as np
-import tensorflow_federated as tff
-from stateful_tff import setup
-
-@tff.federated_computation(tff.FederatedType(np.float32, tff.CLIENTS))
-def mean(values):
-    return tff.federated_mean(values)
-
-assert mean([1.0, 3.0]) == 2.0
-print(os.getpid(), setup.workers()[0].pid)"""
 
 
 def gone(pids, within=10):

@@ -9,8 +9,6 @@ from conftest import outer_python, text_of
 from jupyter_client.kernelspec import KernelSpecManager
 from jupyter_client.manager import AsyncKernelManager
 from nbclient import NotebookClient
-from nbclient.exceptions import CellExecutionError
-from nbformat.v4 import new_code_cell, new_notebook
 
 EXPECTED = json.loads((Path(__file__).parents[1] / "executed" / "expected.json").read_text())
 
@@ -40,11 +38,3 @@ def test_a_chapter_runs_from_first_to_last_cell(chapter, version, folder, book, 
         assert found, result["printed"]
         assert result["low"] <= float(found[1].replace(",", "")) <= result["high"], found[0]
     assert list((tmp_path / "content").iterdir()) == []
-
-
-def test_run_all_stops_at_an_exception(folder, book, colab, tmp_path):
-    sources = [book.setup_cell, "print('here')", "raise KeyError('x')", "print('not here')"]
-    notebook = new_notebook(cells=[new_code_cell(source) for source in sources])
-    with pytest.raises(CellExecutionError, match="KeyError"):
-        execute(notebook, outer_python(folder, "3.13"), colab, tmp_path / "content")
-    assert text_of(notebook.cells[1].outputs) == "here\n" and not notebook.cells[3].outputs
