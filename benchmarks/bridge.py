@@ -30,7 +30,7 @@ OUTPUT = ROOT / "benchmarks" / "results" / "bridge.jsonl"
 PAGE = ROOT / "book" / "results" / "start_times.md"
 CELLS = 100
 CHAPTER = "04"
-TURNS = 3
+TURNS = 2
 
 
 def timed(work, *arguments):
