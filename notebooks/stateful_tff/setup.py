@@ -78,7 +78,7 @@ def end_workers(timeout: float = 5.0) -> int:
     running = workers()
     for worker in running:
         worker.kill()
-    if running:
+    if running and "tensorflow_federated" in sys.modules:  # else they are a child process's
         # A new context, so that TFF does not miss the worker it had. Letting go of the old one
         # waits for that worker, which is why it is killed first: it may ignore an interrupt.
         sys.modules["tensorflow_federated"].backends.native.set_sync_local_cpp_execution_context()
