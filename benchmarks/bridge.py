@@ -100,7 +100,12 @@ def main():
         text = (python.parents[1] / "kernels" / "python3" / "kernel.json").read_text()
         (specification / "kernel.json").write_text(text.replace(str(python), str(inner)))
         notebooks = book.checkout / "notebooks"
-        plain = {**variables, "PYTHONPATH": str(ROOT / "notebooks")}
+        # Colab's configuration is not for this kernel; the bridge sees to that by itself.
+        plain = {
+            **variables,
+            "PYTHONPATH": str(ROOT / "notebooks"),
+            "IPYTHONDIR": str(folder / "i"),
+        }
         seconds, direct = start(inner, plain, notebooks, book)
         record("local, later start", seconds=seconds)
 
