@@ -149,6 +149,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="up to 10,000 clients, not written")
     parser.add_argument("--folder", help="on the disk to measure; else the temporary folder")
     options = parser.parse_args()
+    made_by = stamp()
     sizes = [10**3, 10**4] if options.quick else [10**3, 10**4, 10**5, 10**6]
     names = ["store, SQLite", *FILES]
     with contextlib.ExitStack() as stack:
@@ -176,7 +177,7 @@ def main() -> None:
     print("median milliseconds to read the states of 100 clients")
     print((1000 * stores.pivot(index="name", columns="population", values="load_seconds")).round(1))
     if not options.quick:
-        OUTPUT.write_text("".join(json.dumps(row | stamp()) + "\n" for row in rows))
+        OUTPUT.write_text("".join(json.dumps(row | made_by) + "\n" for row in rows))
 
 
 if __name__ == "__main__":

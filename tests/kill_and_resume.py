@@ -340,6 +340,9 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--record", action="store_true")
     options = parser.parse_args()
+    commit = subprocess.run(
+        ["git", "-C", str(ROOT), "rev-parse", "--short", "HEAD"], capture_output=True, text=True
+    ).stdout.strip()
     start = time.time()
     database = "PostgreSQL" if options.postgresql else "SQLite"
     with postgres.server() if options.postgresql else contextlib.nullcontext() as url:
@@ -350,9 +353,6 @@ def main() -> None:
         print(f"{row['moment']:12} {row['kills']:6} {row['intact']:7} {row['identical']:14}")
     print(f"{len(rows)} kills of {options.process} on {database} in {time.time() - start:.0f} s")
     if options.record:
-        commit = subprocess.run(
-            ["git", "-C", str(ROOT), "rev-parse", "--short", "HEAD"], capture_output=True, text=True
-        ).stdout.strip()
         stamp = dict(commit=commit or "none", date=datetime.date.today().isoformat())
         kept = OUTPUT.read_text().splitlines() if OUTPUT.exists() else []
         ours = [

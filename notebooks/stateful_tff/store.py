@@ -268,7 +268,8 @@ class _Database:
     def __init__(self, url: str, name: str):
         """Opens the database and takes the run's lock."""
         engine = _engine(url)
-        self.name, self.where = name, engine.url.render_as_string().removeprefix("sqlite:///")
+        local = engine.dialect.name == "sqlite"
+        self.name, self.where = name, engine.url.database if local else str(engine.url)
         with _told("Opening", self.where):
             self._connection = engine.connect()
         try:
