@@ -52,6 +52,11 @@ export: .venv/lock  ## write the exported cells to notebooks/stateful_tff and st
 bench: .venv/lock .venv-bench/lock  ## measure speed on MovieLens-1M; writes benchmarks/results
 	$(PYTHON) benchmarks/data_pipeline.py
 	$(PYTHON) benchmarks/fast_simulation.py --outside .venv-bench/bin/python
+	$(PYTHON) benchmarks/durable_state.py
+	$(PYTHON) tests/kill_and_resume.py --kills 100 --process vectorized --record
+	$(PYTHON) tests/kill_and_resume.py --kills 100 --process stand-in --record
+	$(PYTHON) tests/kill_and_resume.py --kills 20 --process "per client" --record
+	$(PYTHON) tests/kill_and_resume.py --kills 40 --process stand-in --postgresql --record
 	$(PYTHON) benchmarks/many_workers.py
 
 results: .venv/lock  ## repeat the long runs on MovieLens-1M; writes book/results and their figure

@@ -1,6 +1,6 @@
 """Kills training runs at random moments, resumes them, and compares every byte.
 
-    python tests/kill_and_resume.py [--kills 100] [--process vectorized] [--url URL] [--record]
+    python tests/kill_and_resume.py [--kills 100] [--process vectorized] [--postgresql] [--record]
 
 A run trains in a process of its own on a `RunStore`. It is killed by SIGKILL while it opens the
 store, while it trains, while it commits or between these; the moment within is random. Then two
@@ -16,6 +16,7 @@ benchmarks/results/kill_and_resume.jsonl.
 """
 
 import argparse
+import contextlib
 import datetime
 import hashlib
 import json
@@ -37,6 +38,7 @@ sys.path.insert(0, str(ROOT / "notebooks"))
 os.environ.update(TF_CPP_MIN_LOG_LEVEL="3", STATEFUL_TFF_PROGRESS="0")
 
 import numpy as np  # noqa: E402
+import postgres  # noqa: E402
 import sqlalchemy as sa  # noqa: E402
 import tensorflow_federated as tff  # noqa: E402
 
@@ -70,9 +72,9 @@ class StandIn:
         (items,), states = server_state.model_weights, []
         for seed, state in zip(datasets, client_states, strict=True):
             step = np.random.default_rng(seed).normal(size=items.shape).astype(np.float32)
-            user = np.tanh(state.local_weights[0] + step[:1] @ items.T @ items / 60 + step[1])
-            items, states = items + step / 8, [*states, ClientState(state.index, [user])]
-            items[:4] += user
+            user = state.local_weights[0] / 2 + np.tanh(step[:1] @ items.T @ items) + step[1]
+            items, states = 0.9 * items + step / 8, [*states, ClientState(state.index, [user])]
+            items[:4] += user / 8
         time.sleep(0.005)
         server_state = ServerState([items], (), np.int32(server_state.round_num + 1))
         return server_state, {"loss": float(np.square(items).mean()), "num_examples": 1}, states
@@ -201,10 +203,19 @@ def child(url, parts, board, log=None) -> int:
         os._exit(code)
 
 
-def finish(pid: int) -> None:
-    """Waits for a child that has to end well."""
-    _, status = os.waitpid(pid, 0)
+def run_to_the_end(url, parts, log=None) -> None:
+    """Starts or resumes a run in a child, which has to end well."""
+    board = Board()
+    _, status = os.waitpid(child(url, parts, board, log), 0)
+    os.close(board.reader)
     assert status == 0, f"the run ended with status {status}"
+
+
+def engine_of(url) -> sa.Engine:
+    """The way to a database that does not go through the store."""
+    url = url if "://" in url else f"sqlite:///{url}"
+    url = url.replace("postgresql:", "postgresql+psycopg:")
+    return sa.create_engine(url, poolclass=sa.NullPool)
 
 
 def digest(connection) -> str:
@@ -234,8 +245,8 @@ def committed(url, folder: Path) -> tuple[int, str | None]:
         copy.mkdir()
         for file in folder.glob("run.sqlite*"):
             shutil.copy(file, copy)
-        url = f"sqlite:///{copy / 'run.sqlite'}"
-    engine = sa.create_engine(url.replace("postgresql:", "postgresql+psycopg:"))
+        url = str(copy / "run.sqlite")
+    engine = engine_of(url)
     with engine.connect() as connection:
         if engine.dialect.name == "sqlite":
             assert connection.exec_driver_sql("PRAGMA integrity_check").scalar() == "ok"
@@ -249,7 +260,7 @@ def empty(url, folder: Path) -> None:
     for file in folder.glob("run.sqlite*"):
         file.unlink()
     if "://" in url:
-        engine = sa.create_engine(url.replace("postgresql:", "postgresql+psycopg:"))
+        engine = engine_of(url)
         with engine.begin() as connection:
             connection.exec_driver_sql("DROP SCHEMA public CASCADE")
             connection.exec_driver_sql("CREATE SCHEMA public")
@@ -276,7 +287,7 @@ def kill_and_resume(kills: int, process_name: str, url: str | None = None, seed:
     Args:
         kills: how often.
         process_name: a key of `PROCESSES`.
-        url: an empty database of PostgreSQL, else a file of SQLite in a temporary folder.
+        url: an empty database of PostgreSQL; left out, a file of SQLite in a temporary folder.
         seed: decides the moments, as far as they can be decided.
 
     Returns:
@@ -288,7 +299,7 @@ def kill_and_resume(kills: int, process_name: str, url: str | None = None, seed:
         folder = Path(folder)
         url = url or str(folder / "run.sqlite")
         empty(url, folder)
-        finish(child(url, parts, Board(), folder / "log.json"))
+        run_to_the_end(url, parts, folder / "log.json")
         whole = json.loads((folder / "log.json").read_text())
         assert committed(url, folder) == (ROUNDS, whole["digests"][-1])
         assert len(set(whole["digests"])) == ROUNDS + 1
@@ -298,7 +309,7 @@ def kill_and_resume(kills: int, process_name: str, url: str | None = None, seed:
                 continue
             last, found = committed(url, folder)
             intact = found == whole["digests"][last] if found else killed[0] == "opening"
-            finish(child(url, parts, Board()))
+            run_to_the_end(url, parts)
             identical = committed(url, folder) == (ROUNDS, whole["digests"][-1])
             rows.append(
                 dict(moment=killed[0], round=killed[1], last=last, intact=intact,
@@ -325,13 +336,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--kills", type=int, default=100)
     parser.add_argument("--process", choices=PROCESSES, default="vectorized")
-    parser.add_argument("--url", help="an empty PostgreSQL database; left out, SQLite")
+    parser.add_argument("--postgresql", action="store_true", help="on a server started for it")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--record", action="store_true")
     options = parser.parse_args()
     start = time.time()
-    rows = kill_and_resume(options.kills, options.process, options.url, options.seed)
-    database = "PostgreSQL" if options.url else "SQLite"
+    database = "PostgreSQL" if options.postgresql else "SQLite"
+    with postgres.server() if options.postgresql else contextlib.nullcontext() as url:
+        rows = kill_and_resume(options.kills, options.process, url, options.seed)
     counted = table(rows, process=options.process, database=database)
     print(f"{'moment':12} {'kills':>6} {'intact':>7} {'bit-identical':>14}")
     for row in counted:
