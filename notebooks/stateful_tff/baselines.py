@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['build_reconstruction', 'adapt', 'ForgetfulRegistry', 'AveragedRegistry', 'reconstructing', 'run_fed_recon',
-           'sample_among', 'predict', 'score_with_intervals']
+           'sample_among', 'predict', 'score_with_intervals', 'Factors', 'fold_in', 'fit_als', 'fit_sgd', 'item_mean',
+           'build_reconstruction_model_fn', 'alternating_batches']
 
 # %% ../07_stateful_or_stateless.ipynb #b7a00005
 import copy
@@ -13,6 +14,7 @@ from collections.abc import Callable, Iterable
 import attrs
 import numpy as np
 import pandas as pd
+import scipy.sparse
 import tensorflow as tf
 import tensorflow_federated as tff
 
@@ -26,9 +28,14 @@ from stateful_tff.cohort import (
     run_cohorts,
     shard_update,
 )
-from .data import Ratings
-from .frame import MatrixFactorizationModel
-from .model import predict_ratings
+from .data import ClientDatasets, Ratings
+from .frame import INPUT_SPEC, MatrixFactorizationModel
+from stateful_tff.model import (
+    global_model_variables,
+    local_model_variables,
+    matrix_factorization_model,
+    predict_ratings,
+)
 from stateful_tff.process import (
     BroadcastMessage,
     ClientState,
@@ -304,3 +311,231 @@ def score_with_intervals(
         {name: [v[0], *np.quantile(v[1:], [tail, 1 - tail])] for name, v in metrics.items()},
         index=["value", "low", "high"],
     ).T
+
+# %% ../07_stateful_or_stateless.ipynb #b7a00020
+@attrs.frozen(eq=False)
+class Factors:
+    """A matrix factorization whose two sides lie in one place.
+
+    Attributes:
+        items: float32[num_items, k] vectors and float32[num_items, 1] biases, a list.
+        users: float32[num_users, k] vectors and float32[num_users, 1] biases, a list.
+        mean_rating: the constant of every prediction, in stars.
+    """
+
+    items = attrs.field()
+    users = attrs.field()
+    mean_rating = attrs.field()
+
+    def predict(self, ratings: Ratings) -> np.ndarray:
+        """Returns a prediction for every row of a table of ratings, float32, not clipped."""
+        user, item = (ratings.table[column].to_numpy() for column in ("user", "item"))
+        return predict_ratings(self.items, self.users, user, item, self.mean_rating)
+
+# %% ../07_stateful_or_stateless.ipynb #b7a00021
+def _solve_side(ids, size, vectors, targets, l2, shrink) -> list[np.ndarray]:
+    """Fits vectors and biases of one side by least squares, with the other side frozen.
+
+    Args:
+        ids: int[n], whose rating each row is, in ascending order.
+        size: how many rows the side has.
+        vectors: float32[n, k], the other side's vectors.
+        targets: float32[n], the stars without mean and the other side's bias.
+        l2: penalty per rating, as in the loss of chapter 2.
+        shrink: penalty that does not grow with the number of ratings.
+
+    Returns:
+        Vectors, float32[size, k], and biases, float32[size, 1].
+    """
+    features = np.column_stack([vectors, np.ones(len(ids), np.float32)])
+    bounds = np.searchsorted(ids, np.arange(size + 1))
+    width = features.shape[1]
+    left, right = np.empty((size, width, width), np.float32), np.empty((size, width), np.float32)
+    for one in range(size):
+        own = features[bounds[one] : bounds[one + 1]]
+        left[one] = own.T @ own
+        right[one] = targets[bounds[one] : bounds[one + 1]] @ own
+    left += (l2 * np.diff(bounds) + shrink)[:, None, None] * np.eye(width, dtype=np.float32)
+    solved = np.linalg.solve(left, right[:, :, None])[:, :, 0]
+    return [solved[:, :-1], solved[:, -1:]]
+
+
+def fold_in(factors: Factors, support: Ratings, l2: float, shrink: float) -> Factors:
+    """Returns factors whose users are fitted to their support ratings, the items frozen.
+
+    Args:
+        factors: holds the items.
+        support: the ratings to fit users to; a user without any gets zeros.
+        l2: as in `fit_als`.
+        shrink: as in `fit_als`; above zero.
+    """
+    user, item, stars = (support.table[c].to_numpy() for c in ("user", "item", "rating"))
+    targets = stars - np.float32(factors.mean_rating) - factors.items[1][item, 0]
+    users = _solve_side(user, support.num_users, factors.items[0][item], targets, l2, shrink)
+    return attrs.evolve(factors, users=users)
+
+# %% ../07_stateful_or_stateless.ipynb #b7a00022
+def fit_als(
+    train: Ratings,
+    num_factors: int,
+    l2: float = 0.05,
+    shrink: float = 2.0,
+    sweeps: int = 12,
+    seed: int = 0,
+) -> Factors:
+    """Fits biases and vectors by alternating least squares, with all ratings in one place.
+
+    Each half of a sweep solves one side exactly (Zhou et al. 2008; with biases as one more
+    column). The loss is that of chapter 2, plus `shrink` times the squared weights.
+
+    Args:
+        train: the ratings.
+        num_factors: the length of the vectors; 0 leaves biases only.
+        l2: penalty per rating.
+        shrink: penalty per user and per movie, in ratings; above zero.
+        sweeps: how often both sides are fitted.
+        seed: decides the first item vectors.
+    """
+    table = train.table
+    user, item, stars = (table[c].to_numpy() for c in ("user", "item", "rating"))
+    mean = float(stars.mean(dtype=np.float64))
+    by_item = np.argsort(item, kind="stable")
+    start = np.random.default_rng(seed).normal(0, 0.1, (train.num_items, num_factors))
+    items = [start.astype(np.float32), np.zeros((train.num_items, 1), np.float32)]
+    factors = Factors(items, None, mean)
+    for _ in range(sweeps):
+        factors = fold_in(factors, train, l2, shrink)
+        vectors, bias = (part[user[by_item]] for part in factors.users)
+        targets = stars[by_item] - np.float32(mean) - bias[:, 0]
+        items = _solve_side(item[by_item], train.num_items, vectors, targets, l2, shrink)
+        factors = attrs.evolve(factors, items=items)
+    return factors
+
+# %% ../07_stateful_or_stateless.ipynb #b7a00023
+def fit_sgd(
+    train: Ratings,
+    num_factors: int,
+    l2: float = 0.05,
+    rate: float = 0.05,
+    epochs: int = 30,
+    batch_size: int = 500,
+    seed: int = 0,
+) -> Factors:
+    """Fits biases and vectors by SGD over shuffled ratings, with all ratings in one place.
+
+    The loss is that of chapter 2. The rate falls in a straight line to zero.
+
+    Args:
+        train: the ratings.
+        num_factors: the length of the vectors.
+        l2: penalty per rating.
+        rate: the first learning rate, per rating.
+        epochs: passes over all ratings.
+        batch_size: ratings whose errors are taken at one point.
+        seed: decides the first vectors and the order of the ratings.
+    """
+    ids = [train.table[column].to_numpy() for column in ("item", "user")]
+    stars = train.table["rating"].to_numpy()
+    mean, rng = float(stars.mean(dtype=np.float64)), np.random.default_rng(seed)
+    # A bias is a factor, as in chapter 6: a column of ones on the other side.
+    sides = []
+    for size, ones in ((train.num_items, -1), (train.num_users, -2)):
+        rows = rng.uniform(-0.05, 0.05, (size, num_factors + 2)).astype(np.float32)
+        rows[:, -2:] = 0.0
+        rows[:, ones] = 1.0
+        moves = np.ones(num_factors + 2, np.float32)
+        moves[ones] = 0.0
+        sides.append((rows, moves))
+    batches = np.array_split(np.arange(len(train)), -(-len(train) // batch_size))
+    for epoch in range(epochs):
+        order = rng.permutation(len(train))
+        for number, batch in enumerate(batches):
+            left = 1 - (epoch + number / len(batches)) / epochs
+            rows_of = [own[order[batch]] for own in ids]
+            seen = [rows[at] for (rows, _), at in zip(sides, rows_of, strict=True)]
+            error = (seen[0] * seen[1]).sum(axis=1) + np.float32(mean) - stars[order[batch]]
+            for side, (rows, moves) in enumerate(sides):
+                slope = (error[:, None] * seen[1 - side] + l2 * seen[side]) * moves
+                _add_rows(rows, rows_of[side], np.float32(-2 * rate * left) * slope)
+    (items, _), (users, _) = sides
+    k = num_factors
+    return Factors([items[:, :k], items[:, k : k + 1]], [users[:, :k], users[:, k + 1 :]], mean)
+
+
+def _add_rows(table: np.ndarray, rows: np.ndarray, values: np.ndarray) -> None:
+    """Adds values to rows of a table in place; a row that comes twice gets both."""
+    distinct, place = np.unique(rows, return_inverse=True)
+    shape = len(distinct), len(rows)
+    sums = scipy.sparse.csr_matrix(
+        (np.ones(len(rows), np.float32), (place, np.arange(len(rows)))), shape
+    )
+    table[distinct] += sums @ values
+
+# %% ../07_stateful_or_stateless.ipynb #b7a00024
+def item_mean(train: Ratings, ratings: Ratings, shrink: float = 5.0) -> np.ndarray:
+    """Predicts each movie's mean training rating, pulled to the mean of all where rare.
+
+    Args:
+        train: the ratings to take means of.
+        ratings: the ratings to predict.
+        shrink: the weight of the mean of all, in ratings.
+
+    Returns:
+        float64[n], a prediction per row of `ratings`.
+    """
+    item, stars = (train.table[column].to_numpy() for column in ("item", "rating"))
+    mean = stars.mean(dtype=np.float64)
+    total, count = (np.bincount(item, w, train.num_items) for w in (stars - mean, None))
+    return mean + (total / (count + shrink))[ratings.table["item"].to_numpy()]
+
+# %% ../07_stateful_or_stateless.ipynb #b7a00025
+def build_reconstruction_model_fn(
+    num_items: int, num_factors: int = 50, **kwargs
+) -> Callable[[], tff.learning.models.ReconstructionModel]:
+    """Returns a function that builds the Keras model of chapter 2 as TFF's FedRecon takes it.
+
+    Args:
+        num_items: how many movies there are.
+        num_factors: the length of the item vectors and the user vector.
+        **kwargs: what else `matrix_factorization_model` takes.
+
+    Raises:
+        ValueError: if a penalty is asked for, which TFF would leave out without a word.
+    """
+    if kwargs.get("l2"):
+        raise ValueError(
+            "build_fed_recon computes its loss from predictions and ratings alone and never sees "
+            "the model's penalty; leave l2 at zero, or use run_fed_recon."
+        )
+
+    def model_fn() -> tff.learning.models.ReconstructionModel:
+        keras_model = matrix_factorization_model(num_items, num_factors, **kwargs)
+        return tff.learning.models.ReconstructionModel.from_keras_model_and_variables(
+            keras_model,
+            global_trainable_variables=global_model_variables(keras_model),
+            global_non_trainable_variables=[],
+            local_trainable_variables=local_model_variables(keras_model),
+            local_non_trainable_variables=[],
+            input_spec=INPUT_SPEC,
+        )
+
+    return model_fn
+
+
+def alternating_batches(
+    support: ClientDatasets, query: ClientDatasets, cohort: Iterable[int], round_num: int
+) -> list[tf.data.Dataset]:
+    """Returns datasets whose even batches are support and whose odd ones are query.
+
+    This is how `build_fed_recon` splits a dataset unless told otherwise. Dealt by
+    `support_and_query`, a client has as many batches of both, or one more of support.
+    """
+    cohort = list(cohort)
+    pairs = zip(
+        support.for_round(cohort, round_num), query.for_round(cohort, round_num), strict=True
+    )
+    turns = tf.data.Dataset.range(2).repeat()
+    return [
+        tf.data.Dataset.choose_from_datasets(list(pair), turns, stop_on_empty_dataset=False)
+        for pair in pairs
+    ]
