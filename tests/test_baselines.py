@@ -126,6 +126,22 @@ def test_adapt_changes_only_the_clients_asked_and_leaves_the_registry(world):
     np.testing.assert_array_equal(nobody.local_weights()[0], before[0])
 
 
+@pytest.mark.parametrize("policy", ["forgotten", "averaged"])
+def test_adapt_keeps_what_it_rebuilt_whatever_the_policy_of_training(world, policy):
+    state_fn, server = world["state_fn"], start_of(world["process"])
+    counts = np.array([world["clients"].num_ratings(c) for c in world["clients"]])
+    registry = {
+        "forgotten": lambda: ForgetfulRegistry(state_fn, NUM_USERS),
+        "averaged": lambda: AveragedRegistry(state_fn, counts, 1.0),
+    }[policy]()
+    arguments = world["data"], range(NUM_USERS)
+    adapted = adapt(world["reconstruct"], server, registry, *arguments)
+    expected = adapt(world["reconstruct"], server, StackedRegistry(state_fn, NUM_USERS), *arguments)
+    for same, right in zip(adapted.local_weights(), expected.local_weights(), strict=True):
+        np.testing.assert_array_equal(same, right)
+    assert np.abs(adapted.local_weights()[0] - registry.local_weights()[0]).max() > 0.01
+
+
 def test_preparing_rebuilds_the_chosen_clients_in_the_order_of_the_round(world):
     registry, server = scattered(world["state_fn"], NUM_USERS, 5), start_of(world["process"])
     first = StackedRegistry(world["state_fn"], NUM_USERS)
