@@ -372,6 +372,15 @@ def costs(name: str, protocol: str, method: str, chosen: dict) -> list[dict]:
     return [shared | dict(metric=metric, value=float(value)) for metric, value in found.items()]
 
 
+def short_runs() -> list[dict]:
+    """Two runs of seconds on synthetic data, for a test to repeat: a floor and a training."""
+    trained = dict(setting=0, rounds=40, adapt_epochs=3)
+    return [
+        *final("synthetic", "unseen", "biases only", 0, dict(setting=0)),
+        *final("synthetic", "unseen", "stateful, biases and L2", 0, trained),
+    ]
+
+
 def main() -> None:
     """Runs everything."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -402,6 +411,7 @@ def main() -> None:
         calls = [(args.data, *key, seed, best[key]) for seed in range(args.seeds) for key in best]
         run(pool, final, calls, recorder)
         run(pool, costs, [(args.data, *key, best[key]) for key in best], recorder)
+        run(pool, short_runs, [()], recorder)
     recorder.write(
         data=args.data, protocol="all", method="all", metric="seconds of the study",
         value=time.perf_counter() - start,

@@ -1,5 +1,7 @@
 """Reconstruction, what happens to states after a round, and intervals."""
 
+import sys
+
 import attrs
 import numpy as np
 import pytest
@@ -14,6 +16,7 @@ from stateful_tff.baselines import (
     alternating_batches,
     build_reconstruction,
     build_reconstruction_model_fn,
+    client_costs,
     fit_als,
     fit_sgd,
     fold_in,
@@ -40,6 +43,7 @@ from stateful_tff.data import (
 from stateful_tff.frame import build_model_fn
 from stateful_tff.model import _uniform_initializers
 from stateful_tff.process import build_client_state_fn, build_stateful_fed_avg, types_sent_to_server
+from stateful_tff.recorded import ROOT, results
 from stateful_tff.simulation import DivergenceError, biases_floor, sample_cohort, score
 
 sgd = tff.learning.optimizers.build_sgdm
@@ -398,3 +402,36 @@ def test_fold_in_serves_new_users_and_leaves_the_items():
     served = score(folded.predict(query), query)["rmse"]
     assert served < score(factors.predict(query), query)["rmse"]
     assert served < score(item_mean(split.train, query), query)["rmse"]
+
+
+def test_a_visit_costs_what_the_model_and_the_ratings_say():
+    model_fn, _ = model_of()
+    counts = np.array([1, 4, 5, 11])
+    kept = client_costs(model_fn, counts, 5)
+    items = 4 * NUM_ITEMS * (NUM_FACTORS + 1)
+    assert kept == {
+        "bytes down": items,
+        "bytes up": items,
+        "bytes of private state": 4 * (NUM_FACTORS + 1),
+        "client steps": (1 + 1 + 1 + 3) / 4,
+    }
+    rebuilt = client_costs(model_fn, counts, 5, keeps_state=False, support_epochs=3)
+    assert rebuilt["client steps"] == (3 * (1 + 1 + 1 + 2) + 0 + 1 + 1 + 1) / 4
+    assert rebuilt["bytes of private state"] == 0
+    averaged = client_costs(model_fn, counts, 5, keeps_state=False, sends_user=True)
+    assert averaged["bytes up"] == items + kept["bytes of private state"]
+
+
+def test_a_short_rerun_of_the_study_agrees_within_its_interval():
+    sys.path.insert(0, str(ROOT / "studies"))
+    try:
+        import stateful_or_stateless as study
+    finally:
+        sys.path.pop(0)
+    recorded = results("book/results/07_stateful_or_stateless.jsonl")
+    recorded = recorded[recorded["data"] == "synthetic"].set_index(["method", "metric"])
+    rows = study.short_runs()
+    assert {(row["method"], row["metric"]) for row in rows} == set(recorded.index)
+    for row in rows:
+        expected = recorded.loc[row["method"], row["metric"]]
+        assert expected["low"] <= row["value"] <= expected["high"]

@@ -502,7 +502,7 @@ def score_with_intervals(
 ) -> pd.DataFrame:
     """Judges predictions of ratings, with intervals by bootstrap over users.
 
-    Users are drawn with replacement, with all their ratings (Efron and Tibshirani 1993).
+    Users are drawn with replacement, with all their ratings (Efron 1979).
 
     Args:
         predicted: one prediction per row of `ratings.table`, in stars; clipped to 1 to 5.
