@@ -332,3 +332,31 @@ def test_a_short_rerun_agrees_with_what_is_recorded(recorded, monkeypatch):
     assert set(again.index) == set(expected.index) and len(again) == len(expected)
     for key, value in again.items():
         assert expected.loc[key, "low"] <= value <= expected.loc[key, "high"], key
+
+
+def test_what_the_chapter_observes_holds_in_what_is_recorded(recorded):
+    final = recorded[(recorded["data"] == "ml-1m") & (recorded["protocol"] == "seen, time")]
+    rates = final[final["part"] == "rates"]
+    gaps = rates[rates["metric"] == "rmse difference"].set_index(["method", "clients"])
+    used_as_it_is = gaps.loc["stateful minus stateless"].sort_index()
+    assert used_as_it_is["low"].iloc[0] > 0 and used_as_it_is["value"].is_monotonic_decreasing
+    start = gaps.loc["hybrid minus stateless"].sort_index()
+    assert (start["low"] <= 0).all() and start["high"].iloc[-1] < 0
+
+    groups = rates.groupby(["metric", "group", "method"], sort=False)["value"].mean()
+    excess = groups.xs("stateful", level="method") - groups.xs("stateless", level="method")
+    aged = excess["rmse by age, one visit"].iloc[-1] - excess["rmse by age, one visit"].iloc[0]
+    unvisited = excess["rmse by visits", "0"] - excess["rmse by visits", "1"]
+    assert 0 < aged < unvisited / 3
+    start = groups.xs("hybrid", level="method") - groups.xs("stateless", level="method")
+    assert start.max() < 0.001
+
+    away = final[final["part"] == "absence"]
+    back = away.loc[away["method"] == "reconstructed", "rounds"].max()
+    rmse = away[(away["rounds"] == back) & (away["metric"] == "rmse")]
+    rmse = rmse.groupby("method")["value"].mean()
+    stored = rmse["stored state as it is"]
+    assert away.loc[away["metric"] == "drift, rotated", "value"].max() < 0.02
+    assert abs(rmse["aligned by a rotation"] - stored) < 0.001
+    assert rmse["with the items of that day"] > stored > rmse["a few local steps"]
+    assert abs(rmse["reconstructed"] - rmse["many local steps"]) < 0.001
