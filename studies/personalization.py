@@ -50,13 +50,18 @@ from stateful_tff.personalization import (
 from stateful_tff.simulation import fit_biases
 
 COHORT, FACTORS, COUNTS = 100, 50, (0, 1, 2, 5, 10, 20, 50)
-# What to try: rounds up to, epochs of rebuilding for known and new users, weights of popularity.
-TRIALS = {"stateful": 2000, "stateless": 2400}
-EVERY, SUPPORT_EPOCHS, EPOCHS = 200, 3, (3, 6, 12)
+# What to try: penalty and rate of the user side, each for so many rounds ...
+TRIALS = {
+    "stateful": [(dict(l2=0.05, rate=0.05), 1800)],
+    "stateless": [(dict(l2=0.05, rate=0.05), 800), (dict(l2=0.03, rate=0.1), 2400)],
+}
+# ... judged so often, epochs of rebuilding for known and new users, weights of popularity.
+EVERY, SUPPORT_EPOCHS, EPOCHS = 200, 4, (3, 6, 12)
 NEW_EPOCHS, WEIGHTS = (1, 3, 10, 30), (0.25, 0.5, 1.0, 2.0)
 # For the test: a few seconds on synthetic ratings.
 SHORT = dict(
-    rounds={"stateful": 150, "stateless": 150}, support_epochs=3, epochs=6, weight=1.0,
+    rounds={"stateful": 150, "stateless": 150}, support_epochs=4, epochs=6, weight=1.0,
+    recipes={"stateful": dict(l2=0.05, rate=0.05), "stateless": dict(l2=0.03, rate=0.1)},
     new_epochs=dict.fromkeys(("stateful", "stateless"), {0: 1, 1: 1, 5: 3, 10: 3}),
     cohort=50, factors=8, counts=(0, 1, 5, 10),
 )  # fmt: skip
@@ -70,16 +75,16 @@ def bounds(three):
 
 def measure(
     ratings, seed, write, *,
-    rounds, support_epochs, epochs, new_epochs, weight, cohort, factors, counts,
+    recipes, rounds, support_epochs, epochs, new_epochs, weight, cohort, factors, counts,
 ):  # fmt: skip
     """Trains each way once and writes everything that is measured on it."""
     start = time.perf_counter()
     users = known_and_new(ratings, seed)
     train, test = users.known.train_and_validation, users.known.test
-    recipe = build_recipe(train, factors, seed)
-    stateful = train_stateful(recipe, train, rounds["stateful"], cohort)
+    recipes = {name: build_recipe(train, factors, seed, **given) for name, given in recipes.items()}
+    stateful = train_stateful(recipes["stateful"], train, rounds["stateful"], cohort)
     stateless = train_stateless(
-        recipe, train, rounds["stateless"], cohort, support_epochs=support_epochs
+        recipes["stateless"], train, rounds["stateless"], cohort, support_epochs=support_epochs
     )
     shared = dict(data=ratings.name, seed=seed, seconds=round(time.perf_counter() - start, 1))
 
@@ -89,14 +94,14 @@ def measure(
     mean, of_user, of_item = fit_biases(train)
     predicted = {
         "biases only": mean + of_user[test.table["user"]] + of_item[test.table["item"]],
-        "stateless": rebuild(recipe, stateless, train, epochs).predict(test),
-        "stateful items, rebuilt": rebuild(recipe, stateful.server_state, train, epochs).predict(
-            test
-        ),
+        "stateless": rebuild(recipes["stateless"], stateless, train, epochs).predict(test),
+        "stateful items, rebuilt": rebuild(
+            recipes["stateful"], stateful.server_state, train, epochs
+        ).predict(test),
         "stateful": stateful.predict(test),
     }
     measure_known(record, predicted, user_traits(train), test, rounds, epochs)
-    measure_new(record, recipe, users.new, train, stateful, stateless, counts, new_epochs)
+    measure_new(record, recipes, users.new, train, stateful, stateless, counts, new_epochs)
     measure_ranking(record, ratings, train, test, stateful, of_item, weight, seed)
 
 
@@ -134,13 +139,13 @@ def measure_known(record, predicted, traits, test, rounds, epochs):
             record("known users, pull", metric="gain", trait=trait, **row, **given)
 
 
-def measure_new(record, recipe, new, train, stateful, stateless, counts, epochs):
+def measure_new(record, recipes, new, train, stateful, stateless, counts, epochs):
     """Users who arrive, after so many ratings."""
-    items, start = stateful.server_state, mean_start(recipe, stateful)
+    items, start = stateful.server_state, mean_start(recipes["stateful"], stateful)
 
     def server(name, state, start=None):
         return lambda support, query, count: rebuild(
-            recipe, state, support, epochs[name][count], start
+            recipes[name], state, support, epochs[name][count], start
         ).predict(query)
 
     for method, serve in {
@@ -213,45 +218,53 @@ def choose(ratings, write):
     """Returns rounds, epochs and weight as `measure` takes them, chosen with seed 0."""
     users = known_and_new(ratings, 0, tuning=True)
     train, validation = users.known.train, users.known.validation
-    recipe = build_recipe(train, FACTORS)
-    registry = StackedRegistry(recipe.client_state_fn, train.num_users)
     shared = dict(data=ratings.name, seed=0)
 
     def choice(method, metric, **more):
         return Choice(write, **shared, protocol="validation", method=method, metric=metric, **more)
 
-    kept, forgot = choice("stateful", "rmse"), choice("stateless", "rmse")
-
     def error(answers):
         scores = score_with_intervals(answers.predict(validation), validation, draws=2)
         return float(scores["value"]["rmse"])
 
-    def judge_stateful(state):
-        answers = Answers(state, registry, recipe.mean_rating)
-        kept.offer(error(answers), answers, rounds=int(state.round_num))
-        return {}
+    kept, forgot = choice("stateful", "rmse"), choice("stateless", "rmse")
+    for given, rounds in TRIALS["stateful"]:
+        recipe = build_recipe(train, FACTORS, **given)
+        registry = StackedRegistry(recipe.client_state_fn, train.num_users)
 
-    def judge_stateless(state):
-        for epochs in EPOCHS:
-            value = error(rebuild(recipe, state, train, epochs))
-            forgot.offer(value, state, rounds=int(state.round_num), epochs=epochs)
-        return {}
+        def judge(state, recipe=recipe, registry=registry, given=given):
+            answers = Answers(state, registry, recipe.mean_rating)
+            kept.offer(error(answers), answers, rounds=int(state.round_num), **given)
+            return {}
 
-    train_stateful(
-        recipe, train, TRIALS["stateful"], COHORT,
-        registry=registry, evaluate_fn=judge_stateful, evaluate_every=EVERY,
-    )  # fmt: skip
-    train_stateless(
-        recipe, train, TRIALS["stateless"], COHORT,
-        support_epochs=SUPPORT_EPOCHS, evaluate_fn=judge_stateless, evaluate_every=EVERY,
-    )  # fmt: skip
+        train_stateful(
+            recipe, train, rounds, COHORT,
+            registry=registry, evaluate_fn=judge, evaluate_every=EVERY,
+        )  # fmt: skip
+    for given, rounds in TRIALS["stateless"]:
+        recipe = build_recipe(train, FACTORS, **given)
+
+        def judge(state, recipe=recipe, given=given):
+            for epochs in EPOCHS:
+                value = error(rebuild(recipe, state, train, epochs))
+                forgot.offer(value, state, rounds=int(state.round_num), epochs=epochs, **given)
+            return {}
+
+        train_stateless(
+            recipe, train, rounds, COHORT,
+            support_epochs=SUPPORT_EPOCHS, evaluate_fn=judge, evaluate_every=EVERY,
+        )  # fmt: skip
+    best = {"stateful": kept, "stateless": forgot}
+    recipes = {m: {k: b.given[k] for k in ("l2", "rate")} for m, b in best.items()}
+    states = {"stateful": kept.kept.server_state, "stateless": forgot.kept}
     new_epochs = {}
-    for name, state in {"stateful": kept.kept.server_state, "stateless": forgot.kept}.items():
+    for name, state in states.items():
+        recipe = build_recipe(train, FACTORS, **recipes[name])
         tries = {n: choice(f"{name} items", "user_rmse", ratings=n) for n in COUNTS}
         for epochs in NEW_EPOCHS:
             served = cold_start(
                 users.new, COUNTS,
-                lambda s, q, n, state=state, e=epochs: rebuild(recipe, state, s, e).predict(q),
+                lambda s, q, n, r=recipe, state=state, e=epochs: rebuild(r, state, s, e).predict(q),
             )  # fmt: skip
             for count, rmse in served.mean().items():
                 tries[count].offer(float(rmse), epochs=epochs)
@@ -265,7 +278,8 @@ def choose(ratings, write):
         )
         listed.offer(1 - float(hit_and_gain(*at)[1].mean()), weight=weight)
     return dict(
-        rounds={"stateful": kept.given["rounds"], "stateless": forgot.given["rounds"]},
+        recipes=recipes,
+        rounds={method: choice.given["rounds"] for method, choice in best.items()},
         support_epochs=SUPPORT_EPOCHS,
         epochs=forgot.given["epochs"],
         new_epochs=new_epochs,

@@ -89,10 +89,7 @@ class Answers:
 
 @attrs.frozen
 class Recipe:
-    """One model, its first states and its rates, for training with state and without.
-
-    The rates are those of chapter 5.
-    """
+    """One model, its first states, and the computations that train it with state or without."""
 
     mean_rating: float
     model_fn: Callable
@@ -107,25 +104,29 @@ class Recipe:
         return CohortData(ClientDatasets(ratings, self.batch_size, shuffle_seed=self.seed))
 
 # %% ../09_who_gains.ipynb #c99deac1
-def build_recipe(train: Ratings, num_factors: int = 50, seed: int = 0) -> Recipe:
-    """Builds what both ways of training share.
+def build_recipe(
+    train: Ratings, num_factors: int = 50, seed: int = 0, *, l2: float = 0.05, rate: float = 0.05
+) -> Recipe:
+    """Builds what a training needs, with the server and the client rate of chapter 5.
 
     Args:
         train: the ratings to train on; their mean is built into the model.
         num_factors: the length of the vectors.
         seed: decides first weights, cohorts and the order of ratings.
+        l2: the weight of the L2 penalty.
+        rate: moves the user sides, in training and when they are rebuilt.
     """
     mean, sgd = float(train.table["rating"].mean()), tff.learning.optimizers.build_sgdm
     model_fn = build_model_fn(
-        train.num_items, num_factors, biases=True, mean_rating=mean, l2=0.05, seed=seed
+        train.num_items, num_factors, biases=True, mean_rating=mean, l2=l2, seed=seed
     )
     client_state_fn = build_client_state_fn(model_fn)
     return Recipe(
         mean,
         model_fn,
         client_state_fn,
-        build_cohort_process(model_fn, client_state_fn, sgd(1.0), sgd(0.5), sgd(0.05)),
-        build_reconstruction(model_fn, client_state_fn, sgd(0.05)),
+        build_cohort_process(model_fn, client_state_fn, sgd(1.0), sgd(0.5), sgd(rate)),
+        build_reconstruction(model_fn, client_state_fn, sgd(rate)),
         seed=seed,
     )
 
