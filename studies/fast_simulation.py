@@ -10,13 +10,12 @@ Takes about 20 minutes. STATEFUL_TFF_DATA names the folder or the zip of ML-1M.
 import argparse
 import time
 
-import numpy as np
-
 from study import Recorder
 
 # isort: split
 import tensorflow_federated as tff
 
+from stateful_tff.baselines import predict, score_with_intervals
 from stateful_tff.cohort import (
     CohortData,
     StackedRegistry,
@@ -25,7 +24,6 @@ from stateful_tff.cohort import (
 )
 from stateful_tff.data import ClientDatasets, load_ratings, split_at_random
 from stateful_tff.frame import build_model_fn
-from stateful_tff.model import predict_ratings
 from stateful_tff.process import build_client_state_fn
 from stateful_tff.simulation import biases_floor, evaluate
 
@@ -59,16 +57,10 @@ def train(ratings, judged, seed, average, server_rate, rounds, every):
     return state, registry, history, mean
 
 
-def interval(state, registry, test, mean, draws=1000):
+def interval(state, registry, test, mean):
     """RMSE and its 95% interval by bootstrap over users."""
-    user, item = (test.table[c].to_numpy() for c in ("user", "item"))
-    predicted = predict_ratings(state.model_weights, registry.local_weights(), user, item, mean)
-    squared = (np.clip(predicted, 1, 5) - test.table["rating"].to_numpy()) ** 2
-    total = np.bincount(user, squared, test.num_users)
-    count = np.bincount(user, minlength=test.num_users)
-    drawn = np.random.default_rng(0).integers(0, test.num_users, (draws, test.num_users))
-    low, high = np.quantile(np.sqrt(total[drawn].sum(1) / count[drawn].sum(1)), [0.025, 0.975])
-    return float(np.sqrt(squared.mean())), float(low), float(high)
+    scores = score_with_intervals(predict(state, registry, test, mean), test)
+    return tuple(float(number) for number in scores.loc["rmse"])
 
 
 def choose(split, average, recorder):

@@ -1,25 +1,50 @@
 """Reconstruction, what happens to states after a round, and intervals."""
 
+import sys
+
 import attrs
 import numpy as np
 import pytest
+import tensorflow as tf
 import tensorflow_federated as tff
 from test_cohort import NUM_FACTORS, NUM_ITEMS, NUM_USERS, close, ratings_of, scattered
 
 from stateful_tff.baselines import (
+    AveragedRegistry,
     ForgetfulRegistry,
     adapt,
+    alternating_batches,
     build_reconstruction,
+    build_reconstruction_model_fn,
+    client_costs,
+    fit_als,
+    fit_sgd,
+    fold_in,
+    item_mean,
     reconstructing,
     run_fed_recon,
     sample_among,
     score_with_intervals,
 )
-from stateful_tff.cohort import CohortData, StackedRegistry, build_cohort_process, unstack
-from stateful_tff.data import ClientDatasets, support_and_query, synthetic_ratings
+from stateful_tff.cohort import (
+    CohortData,
+    StackedRegistry,
+    build_cohort_process,
+    run_cohorts,
+    unstack,
+)
+from stateful_tff.data import (
+    ClientDatasets,
+    split_at_random,
+    split_users,
+    support_and_query,
+    synthetic_ratings,
+)
 from stateful_tff.frame import build_model_fn
+from stateful_tff.model import _uniform_initializers
 from stateful_tff.process import build_client_state_fn, build_stateful_fed_avg, types_sent_to_server
-from stateful_tff.simulation import DivergenceError, score
+from stateful_tff.recorded import ROOT, results
+from stateful_tff.simulation import DivergenceError, biases_floor, sample_cohort, score
 
 sgd = tff.learning.optimizers.build_sgdm
 MEAN = 3.5
@@ -103,6 +128,22 @@ def test_adapt_changes_only_the_clients_asked_and_leaves_the_registry(world):
         np.testing.assert_array_equal(moved, some)
     nobody = adapt(world["reconstruct"], server, registry, world["data"], [])
     np.testing.assert_array_equal(nobody.local_weights()[0], before[0])
+
+
+@pytest.mark.parametrize("policy", ["forgotten", "averaged"])
+def test_adapt_keeps_what_it_rebuilt_whatever_the_policy_of_training(world, policy):
+    state_fn, server = world["state_fn"], start_of(world["process"])
+    counts = np.array([world["clients"].num_ratings(c) for c in world["clients"]])
+    registry = {
+        "forgotten": lambda: ForgetfulRegistry(state_fn, NUM_USERS),
+        "averaged": lambda: AveragedRegistry(state_fn, counts, 1.0),
+    }[policy]()
+    arguments = world["data"], range(NUM_USERS)
+    adapted = adapt(world["reconstruct"], server, registry, *arguments)
+    expected = adapt(world["reconstruct"], server, StackedRegistry(state_fn, NUM_USERS), *arguments)
+    for same, right in zip(adapted.local_weights(), expected.local_weights(), strict=True):
+        np.testing.assert_array_equal(same, right)
+    assert np.abs(adapted.local_weights()[0] - registry.local_weights()[0]).max() > 0.01
 
 
 def test_preparing_rebuilds_the_chosen_clients_in_the_order_of_the_round(world):
@@ -195,3 +236,202 @@ def test_interval_of_users_without_ratings_leaves_them_out():
     ratings = ratings_of(1, False)
     table = score_with_intervals(np.full(len(ratings), 3.0), ratings, draws=50)
     assert np.isfinite(table.to_numpy()).all()
+
+
+def dense_fed_avg(num_users, mean_rating):
+    """TFF's own federated averaging of a model that holds the whole table of users."""
+    item_start, user_start = _uniform_initializers(3)
+    # One row for all users at the start, as client_state_fn gives every client the same.
+    row = np.tile(user_start([1, NUM_FACTORS]).numpy(), [num_users, 1])
+
+    def model_fn():
+        user = tf.keras.Input([1], dtype=tf.int64)
+        item = tf.keras.Input([1], dtype=tf.int64)
+        flat = tf.keras.layers.Flatten()
+        tables = [
+            (item, NUM_ITEMS, NUM_FACTORS, item_start),
+            (user, num_users, NUM_FACTORS, tf.constant_initializer(row)),
+            (item, NUM_ITEMS, 1, "zeros"),
+            (user, num_users, 1, "zeros"),
+        ]
+        q, p, b, a = (
+            flat(tf.keras.layers.Embedding(size, width, start)(ids))
+            for ids, size, width, start in tables
+        )
+        stars = tf.keras.layers.Dot(axes=1)([p, q]) + b + a + mean_rating
+        model = tf.keras.Model([user, item], stars)
+        spec = (
+            (tf.TensorSpec([None, 1], tf.int64), tf.TensorSpec([None, 1], tf.int64)),
+            tf.TensorSpec([None, 1], tf.float32),
+        )
+        return tff.learning.models.from_keras_model(
+            model, tf.keras.losses.MeanSquaredError(), input_spec=spec
+        )
+
+    return tff.learning.algorithms.build_weighted_fed_avg(
+        model_fn,
+        client_optimizer_fn=sgd(0.1),
+        server_optimizer_fn=sgd(2.0),
+    )
+
+
+def test_averaged_states_are_federated_averaging_with_a_table_of_users():
+    model_fn, state_fn = model_of(l2=0.0)
+    clients = ClientDatasets(ratings_of(6, False), batch_size=4, shuffle_seed=1)
+    counts = np.array([clients.num_ratings(c) for c in clients])
+    registry = AveragedRegistry(state_fn, counts, server_rate=2.0)
+    process = build_cohort_process(model_fn, state_fn, sgd(2.0), sgd(0.1), sgd(0.1))
+    state, _ = run_cohorts(process, registry, CohortData(clients), 3, 6)
+
+    stock = dense_fed_avg(NUM_USERS, MEAN)
+    expected = stock.initialize()
+    for round_num in range(3):
+        cohort = sample_cohort(NUM_USERS, 6, round_num)
+        datasets = [
+            data.map(
+                lambda batch, c=int(c): ((c * tf.ones_like(batch["x"]), batch["x"]), batch["y"])
+            )
+            for c, data in zip(cohort, clients.for_round(cohort, round_num), strict=True)
+        ]
+        expected = stock.next(expected, datasets).state
+    trained = stock.get_model_weights(expected).trainable
+    by_shape = {np.shape(w): w for w in trained}
+    for weights in [*state.model_weights, *registry.local_weights()]:
+        close(weights, by_shape[np.shape(weights)])
+    first = StackedRegistry(state_fn, NUM_USERS).local_weights()[0]
+    assert np.abs(registry.local_weights()[0] - first).max() > 1e-3
+
+
+@pytest.mark.parametrize("biases", [True, False], ids=["biases", "plain"])
+def test_fed_recon_agrees_with_tff(biases):
+    options = dict(biases=biases, mean_rating=MEAN * biases, seed=3)
+    ratings = ratings_of(4, False)
+    counts = np.diff(ratings.bounds)
+    ratings = ratings.select(~ratings.table["user"].isin(np.flatnonzero(counts < 2)))
+    cohort_of = sample_among(np.flatnonzero(counts > 1))
+    datasets = [
+        ClientDatasets(part, batch_size=3, shuffle_seed=0) for part in support_and_query(ratings)
+    ]
+    rates = dict(client_optimizer_fn=sgd(0.3), reconstruction_optimizer_fn=sgd(0.1))
+    stock = tff.learning.algorithms.build_fed_recon(
+        build_reconstruction_model_fn(NUM_ITEMS, NUM_FACTORS, **options),
+        loss_fn=tf.keras.losses.MeanSquaredError,
+        metrics_fn=lambda: [tf.keras.metrics.RootMeanSquaredError("rmse")],
+        server_optimizer_fn=sgd(1.0),
+        **rates,
+    )
+    expected = stock.initialize()
+    errors = []
+    for round_num in range(3):
+        batches = alternating_batches(*datasets, cohort_of(NUM_USERS, 6, round_num), round_num)
+        expected, metrics = stock.next(expected, batches)
+        errors.append(metrics["client_work"]["train"]["rmse"])
+
+    model_fn, state_fn = model_of(biases, l2=0.0, mean_rating=MEAN * biases)
+    state, history = run_fed_recon(
+        build_cohort_process(model_fn, state_fn, sgd(1.0), sgd(0.3), sgd(0.0)),
+        build_reconstruction(model_fn, state_fn, sgd(0.1)),
+        ForgetfulRegistry(state_fn, NUM_USERS),
+        *map(CohortData, datasets),
+        3,
+        6,
+        sample_fn=cohort_of,
+    )
+    for a, e in zip(state.model_weights, stock.get_model_weights(expected).trainable, strict=True):
+        close(a, e)
+    np.testing.assert_allclose(history["rmse"], errors, rtol=1e-4)
+
+
+def test_a_penalty_that_fed_recon_would_drop_is_refused():
+    with pytest.raises(ValueError, match="never sees the model's penalty"):
+        build_reconstruction_model_fn(NUM_ITEMS, l2=0.1)
+
+
+def test_als_without_factors_is_biases_only_and_reaches_a_minimum():
+    ratings = synthetic_ratings()
+    split = split_at_random(ratings)
+    floor = biases_floor(split.train, split.test, shrink=5.0)["rmse"]
+    factors = fit_als(split.train, 0, l2=0.0, shrink=5.0, sweeps=10)
+    assert score(factors.predict(split.test), split.test)["rmse"] == pytest.approx(floor, abs=1e-4)
+
+    # At the minimum the gradient of squared error plus penalties vanishes on both sides.
+    train = ratings_of(3, False, num_users=40)
+    factors = fit_als(train, 2, l2=0.05, shrink=1.0, sweeps=400)
+    user, item, stars = (train.table[c].to_numpy() for c in ("user", "item", "rating"))
+    error = factors.predict(train) - stars
+    for ids, own, other, other_ids in (
+        (user, factors.users, factors.items, item),
+        (item, factors.items, factors.users, user),
+    ):
+        for part, seen in zip(own, [other[0][other_ids], np.ones((len(ids), 1))], strict=True):
+            slope = np.zeros(part.shape)
+            np.add.at(slope, ids, error[:, None] * seen)
+            penalty = (0.05 * np.bincount(ids, minlength=len(part)) + 1.0)[:, None] * part
+            assert np.abs(penalty).max() > 0.3
+            np.testing.assert_allclose(slope, -penalty, atol=0.01)
+
+
+def test_sgd_without_rate_decay_takes_the_step_of_the_loss():
+    ratings = ratings_of(3, False)
+    trained, start = (
+        fit_sgd(ratings, 2, 0.1, rate, 1, len(ratings), seed=4) for rate in (0.01, 0.0)
+    )
+    mean = tf.constant(start.mean_rating)
+    user, item, stars = (ratings.table[c].to_numpy() for c in ("user", "item", "rating"))
+    weights = [tf.Variable(w) for w in (*start.items, *start.users)]
+    with tf.GradientTape() as tape:
+        q, b, p, a = (
+            tf.gather(w, ids) for w, ids in zip(weights, (item, item, user, user), strict=True)
+        )
+        error = tf.reduce_sum(p * q, axis=1) + b[:, 0] + a[:, 0] + mean - stars
+        squares = sum(tf.reduce_sum(part**2) for part in (q, b, p, a))
+        loss = tf.reduce_sum(error**2) + 0.1 * squares
+    for after, before, slope in zip(
+        (*trained.items, *trained.users), weights, tape.gradient(loss, weights), strict=True
+    ):
+        close(after, before - 0.01 * tf.convert_to_tensor(slope))
+
+
+def test_fold_in_serves_new_users_and_leaves_the_items():
+    ratings = synthetic_ratings()
+    split = split_users(ratings)
+    factors = fit_als(split.train, 4)
+    support, query = support_and_query(split.test)
+    folded = fold_in(factors, support, 0.05, 2.0)
+    assert folded.items is factors.items
+    served = score(folded.predict(query), query)["rmse"]
+    assert served < score(factors.predict(query), query)["rmse"]
+    assert served < score(item_mean(split.train, query), query)["rmse"]
+
+
+def test_a_visit_costs_what_the_model_and_the_ratings_say():
+    model_fn, _ = model_of()
+    counts = np.array([1, 4, 5, 11])
+    kept = client_costs(model_fn, counts, 5)
+    items = 4 * NUM_ITEMS * (NUM_FACTORS + 1)
+    assert kept == {
+        "bytes down": items,
+        "bytes up": items,
+        "bytes of private state": 4 * (NUM_FACTORS + 1),
+        "client steps": (1 + 1 + 1 + 3) / 4,
+    }
+    rebuilt = client_costs(model_fn, counts, 5, keeps_state=False, support_epochs=3)
+    assert rebuilt["client steps"] == (3 * (1 + 1 + 1 + 2) + 0 + 1 + 1 + 1) / 4
+    assert rebuilt["bytes of private state"] == 0
+    averaged = client_costs(model_fn, counts, 5, keeps_state=False, sends_user=True)
+    assert averaged["bytes up"] == items + kept["bytes of private state"]
+
+
+def test_a_short_rerun_of_the_study_agrees_within_its_interval():
+    sys.path.insert(0, str(ROOT / "studies"))
+    try:
+        import stateful_or_stateless as study
+    finally:
+        sys.path.pop(0)
+    recorded = results("book/results/07_stateful_or_stateless.jsonl")
+    recorded = recorded[recorded["data"] == "synthetic"].set_index(["method", "metric"])
+    rows = study.short_runs()
+    assert {(row["method"], row["metric"]) for row in rows} == set(recorded.index)
+    for row in rows:
+        expected = recorded.loc[row["method"], row["metric"]]
+        assert expected["low"] <= row["value"] <= expected["high"]
