@@ -8,7 +8,6 @@ __all__ = ['Shard', 'CohortData', 'ShardSums', 'shard_update', 'build_cohort_pro
            'build_generic_cohort_process']
 
 # %% ../06_fast_simulation.ipynb #1de66f8a
-import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
 
@@ -18,7 +17,6 @@ import pandas as pd
 import tensorflow as tf
 import tensorflow_federated as tff
 
-from . import setup
 from .data import ClientDatasets, DataError
 from .frame import MatrixFactorizationModel
 from stateful_tff.process import (
@@ -29,7 +27,7 @@ from stateful_tff.process import (
     build_server_broadcast_message,
     server_update,
 )
-from .simulation import DivergenceError, _as_frame, _fault, sample_cohort
+from .simulation import _not_finite, _run, sample_cohort
 
 # %% ../06_fast_simulation.ipynb #7df0e88e
 @attrs.frozen(eq=False)
@@ -294,52 +292,65 @@ def _rates(rate: float, side: str, layout: _Layout) -> np.ndarray:
     return rates
 
 # %% ../06_fast_simulation.ipynb #554cbcf3
-def _valid(shard):
-    """Returns which places of the batches hold a rating, float32[m, batch_size]."""
-    return tf.sequence_mask(shard.sizes, tf.shape(shard.items)[1], tf.float32)
-
-
 def _walk(shard, users, step, carried):
     """Runs the steps of a shard; a client leaves the loop after its last batch.
 
     Args:
         shard: the `Shard`.
         users: float32[n, K], one row per client.
-        step: takes a slice of batches, the users who have one and what is carried; returns the
-            users after the step, and what is carried on.
+        step: takes a slice of batches, the number of the step, the users who have a batch in it
+            and what is carried; returns the users after the step, and what is carried on.
         carried: a list of tensors or tensor arrays.
 
     Returns:
-        The users after their last batches, and what was carried to the end.
+        float32[n + m, K], the trail of the users: as they came, then as each step left those
+        who took part in it; and what was carried to the end.
     """
-    steps = tf.size(shard.active)
-    finished = tf.TensorArray(
-        tf.float32, steps + 1, element_shape=[None, users.shape[1]], infer_shape=False
-    )
+    steps, width = tf.size(shard.active), users.shape[1]
+    trail = tf.TensorArray(tf.float32, steps + 1, element_shape=[None, width], infer_shape=False)
 
-    def body(t, start, users, finished, carried):
-        stop = start + shard.active[t]
-        finished = finished.write(steps - t, users[shard.active[t] :])
-        users, carried = step(slice(start, stop), t, users[: shard.active[t]], carried)
-        return t + 1, stop, users, finished, carried
+    def body(t, start, users, trail, carried):
+        count = shard.active[t]
+        users, carried = step(slice(start, start + count), t, users[:count], carried)
+        return t + 1, start + count, users, trail.write(t + 1, users), carried
 
-    anything = [getattr(part, "shape", tf.TensorShape(None)) for part in carried]
-    *_, users, finished, carried = tf.while_loop(
+    any_shape = [getattr(part, "shape", tf.TensorShape(None)) for part in carried]
+    *_, trail, carried = tf.while_loop(
         lambda t, *_: t < steps,
         body,
-        [0, 0, users, finished, carried],
+        [0, 0, users, trail.write(0, users), carried],
         shape_invariants=[
-            *[tf.TensorShape([])] * 2, tf.TensorShape([None, users.shape[1]]),
-            tf.TensorShape(None), anything,
+            *[tf.TensorShape([])] * 2, tf.TensorShape([None, width]), tf.TensorShape(None),
+            any_shape,
         ],
     )  # fmt: skip
-    return finished.write(0, users).concat(), carried
+    return trail.concat(), carried
+
+# %% ../06_fast_simulation.ipynb #6f0b41d7
+def _valid(shard):
+    """Returns which places of the batches hold a rating, float32[m, batch_size]."""
+    return tf.sequence_mask(shard.sizes, tf.shape(shard.items)[1], tf.float32)
 
 
-def _rows_array(shard, width: int):
-    """Returns an array that takes one matrix of rows per step."""
+def _place(shard):
+    """Returns the place in the shard of each batch's client, int32[m]."""
+    begins = tf.cumsum(shard.active, exclusive=True)
+    return tf.range(tf.size(shard.sizes)) - tf.repeat(begins, shard.active)
+
+
+def _on_trail(shard):
+    """Returns the rows of the trail before each batch, int32[m], and at the end, int32[n]."""
+    clients, place = tf.size(shard.index), _place(shard)
+    begins = tf.concat([[0], clients + tf.cumsum(shard.active, exclusive=True)], axis=0)
+    before = tf.repeat(begins[:-1], shard.active) + place
+    batches = tf.math.bincount(place, minlength=clients, maxlength=clients)
+    return before, tf.gather(begins, batches) + tf.range(clients)
+
+
+def _errors_array(shard):
+    """Returns an array that takes the errors of one step at a time, flat."""
     return tf.TensorArray(
-        tf.float32, tf.size(shard.active), element_shape=[None, width], infer_shape=False
+        tf.float32, tf.size(shard.active), element_shape=[None], infer_shape=False
     )
 
 # %% ../06_fast_simulation.ipynb #831e51cc
@@ -358,36 +369,56 @@ def _train_once(shard, items, users, weights, layout, rates):
         The trained users, the weighted sum of the changes of the items, the errors in stars,
         float32[m, batch_size], and the sum of squares of all rows that the ratings used.
     """
-    valid, size = _valid(shard), shard.items.shape[1] or tf.shape(shard.items)[1]
-    share = valid / tf.cast(shard.sizes, tf.float32)[:, None]
+    size, valid = tf.shape(shard.items)[1], _valid(shard)
+    movie, stars = (tf.reshape(part, [-1]) for part in (shard.items, shard.stars))
+    share = tf.reshape(valid / tf.cast(shard.sizes, tf.float32)[:, None], [-1])
+    rated = tf.stack([tf.repeat(_place(shard), size), movie], axis=1)  # who rated what
+    pulls, keep = -2 * rates[1] * items, 1 - 2 * rates[1] * layout.l2
 
-    def step(rows, t, users, carried):
-        errors, vectors = carried
-        seen = tf.gather(items, shard.items[rows])
+    def step(batches, t, users, errors):
+        places = slice(batches.start * size, batches.stop * size)
+        seen = tf.reshape(tf.gather(items, movie[places]), [-1, size, items.shape[1]])
         predicted = tf.reduce_sum(seen * users[:, None], axis=2) + layout.mean_rating
-        error = predicted - shard.stars[rows]
-        pull = (error * share[rows])[:, :, None]
-        slope = tf.reduce_sum(pull * seen, axis=1) + layout.l2 * users
-        carried = [errors.write(t, tf.reshape(error, [-1, 1])), vectors.write(t, users)]
-        return users - 2 * rates[1] * slope, carried
+        error = tf.reshape(predicted, [-1]) - stars[places]
+        moves = _sparse_product(
+            rated[places], error * share[places], [tf.shape(users)[0], layout.num_items], pulls
+        )
+        return keep * users + moves, [errors[0].write(t, error)]
 
-    carried = [_rows_array(shard, 1), _rows_array(shard, users.shape[1])]
-    users, (errors, vectors) = _walk(shard, users, step, carried)
-    errors, vectors = tf.reshape(errors.concat(), tf.shape(share)), vectors.concat()
+    trail, (errors,) = _walk(shard, users, step, [_errors_array(shard)])
+    errors = errors.concat()
+    before, last = _on_trail(shard)
+    changes, squares = _item_sums(shard, items, trail, before, errors, weights, layout)
+    errors = tf.reshape(errors, tf.shape(valid))
+    return tf.gather(trail, last), rates[0] * changes, errors, squares
 
-    pull, movie = weights[:, None] * share, tf.reshape(shard.items, [-1])
-    slopes = tf.raw_ops.SparseTensorDenseMatMul(
-        a_indices=tf.stack([movie, tf.range(tf.size(movie)) // size], axis=1),
-        a_values=tf.reshape(pull * errors, [-1]),
-        a_shape=tf.cast([layout.num_items, tf.shape(share)[0]], tf.int64),
-        b=vectors,
+# %% ../06_fast_simulation.ipynb #2b7a90ce
+def _sparse_product(places, values, shape, dense):
+    """Multiplies a sparse matrix, given by the places of its values, by a dense one."""
+    return tf.raw_ops.SparseTensorDenseMatMul(
+        a_indices=places, a_values=values, a_shape=tf.cast(tf.stack(shape), tf.int64), b=dense
     )
-    if layout.l2:
-        pulls = tf.math.unsorted_segment_sum(tf.reshape(pull, [-1]), movie, layout.num_items)
-        slopes += layout.l2 * pulls[:, None] * items
-    squares = tf.reduce_sum(tf.gather(tf.reduce_sum(items**2, axis=1), shard.items) * valid)
-    squares += tf.reduce_sum(tf.cast(shard.sizes, tf.float32) * tf.reduce_sum(vectors**2, axis=1))
-    return users, -2 * rates[0] * slopes, errors, squares
+
+
+def _item_sums(shard, items, trail, before, errors, weights, layout):
+    """Returns the weighted sum of the items' changes for a rate of one, and the squares."""
+    size, valid = tf.shape(shard.items)[1], tf.reshape(_valid(shard), [-1])
+    movie, sizes = tf.reshape(shard.items, [-1]), tf.cast(shard.sizes, tf.float32)
+    pull = valid * tf.repeat(weights / sizes, size)
+
+    def per_movie(values):
+        return tf.raw_ops.Bincount(arr=movie, size=layout.num_items, weights=values)
+
+    slopes = _sparse_product(
+        tf.stack([movie, tf.repeat(before, size)], axis=1),
+        pull * errors,
+        [layout.num_items, tf.shape(trail)[0]],
+        trail,
+    )
+    slopes += layout.l2 * per_movie(pull)[:, None] * items
+    squares = tf.tensordot(per_movie(valid), tf.reduce_sum(items**2, axis=1), 1)
+    squares += tf.tensordot(sizes, tf.gather(tf.reduce_sum(trail**2, axis=1), before), 1)
+    return -2 * slopes, squares
 
 # %% ../06_fast_simulation.ipynb #a3da91a7
 # The name under which TensorFlow makes a new, private variable at each execution.
@@ -426,22 +457,17 @@ def _train_on_tables(shard, items, users, weights, layout, rates):
         )
         squares += tf.reduce_sum(counts[:, :, None] * (seen**2 + users[:, None] ** 2))
         slope = tf.reduce_sum(pull * seen, axis=1) + layout.l2 * users
-        carried = [errors.write(t, tf.reshape(error, [-1, 1])), squares]
+        carried = [errors.write(t, tf.reshape(error, [-1])), squares]
         return users - 2 * rates[1] * slope, carried
 
-    users, (errors, squares) = _walk(shard, users, step, [_rows_array(shard, 1), tf.constant(0.0)])
+    trail, (errors, squares) = _walk(shard, users, step, [_errors_array(shard), tf.constant(0.0)])
     trained = tf.raw_ops.ReadVariableOp(resource=table, dtype=tf.float32)
     of_client = tf.math.unsorted_segment_max(weights, _place(shard), tf.size(shard.index))
     changes = tf.math.unsorted_segment_sum(
         tf.gather(of_client, shard.owner)[:, None] * (trained - start), shard.rows, layout.num_items
     )
-    return users, changes, tf.reshape(errors.concat(), tf.shape(share)), squares
-
-
-def _place(shard):
-    """Returns the place in the shard of each batch's client, int32[m]."""
-    begins = tf.cumsum(shard.active, exclusive=True)
-    return tf.range(tf.size(shard.sizes)) - tf.repeat(begins, shard.active)
+    errors = tf.reshape(errors.concat(), tf.shape(share))
+    return tf.gather(trail, _on_trail(shard)[1]), changes, errors, squares
 
 # %% ../06_fast_simulation.ipynb #80e9d4a8
 @attrs.frozen(eq=False)
@@ -687,15 +713,20 @@ def _stacked_type(state_type: tff.Type) -> tff.Type:
     return tff.types.type_transformations.transform_type_postorder(state_type, stack)[0]
 
 # %% ../06_fast_simulation.ipynb #ddcff9b8
-def _not_finite(stacks: Iterable[ClientState]) -> str | None:
-    """Returns whose state holds something that is not a finite number, if anybody's does."""
-    for stack in stacks:
-        for part in tf.nest.flatten(stack):
-            part = np.asarray(part)
-            sound = np.isfinite(part).reshape(len(part), -1).all(axis=1)
-            if not sound.all():
-                return f"the state of client {np.asarray(stack.index)[~sound][0]} is not finite"
-    return None
+def _check_returned(cohort: Iterable[int], stacks: Sequence[ClientState]) -> None:
+    """Refuses stacks that do not hold one sound state for each client that was asked."""
+    asked = np.sort(np.asarray(list(cohort)))
+    returned = np.sort(np.concatenate([stack.index for stack in stacks]))
+    if not np.array_equal(asked, returned):
+        twice = returned[1:][np.diff(returned) == 0]
+        odd = np.append(twice, np.setxor1d(asked, returned))[0]
+        raise ValueError(
+            f"Client {odd} was asked {np.sum(asked == odd)} times and returned "
+            f"{np.sum(returned == odd)} states; the round kept none."
+        )
+    fault = _not_finite(stacks)
+    if fault:
+        raise ValueError(f"The round kept none: {fault}. Lower the learning rates.")
 
 
 class StackedRegistry:
@@ -756,18 +787,7 @@ class StackedRegistry:
                 missing, or holds a value that is not a finite number.
         """
         stacks = [tf.nest.map_structure(np.asarray, stack) for stack in stacks]
-        asked = np.sort(np.asarray(list(cohort)))
-        returned = np.sort(np.concatenate([stack.index for stack in stacks]))
-        if not np.array_equal(asked, returned):
-            twice = returned[1:][np.diff(returned) == 0]
-            odd = np.append(twice, np.setxor1d(asked, returned))[0]
-            raise ValueError(
-                f"Client {odd} was asked {np.sum(asked == odd)} times and returned "
-                f"{np.sum(returned == odd)} states; the round kept none."
-            )
-        fault = _not_finite(stacks)
-        if fault:
-            raise ValueError(f"The round kept none: {fault}. Lower the learning rates.")
+        _check_returned(cohort, stacks)
         for stack in stacks:
             for rows, part in zip(tf.nest.flatten(self._rows), tf.nest.flatten(stack), strict=True):
                 rows[stack.index] = part
@@ -802,11 +822,13 @@ def run_cohorts(
     cohort_size: int,
     *,
     server_state: ServerState | None = None,
+    history: pd.DataFrame | None = None,
     epochs: int = 1,
     seed: int = 0,
     num_shards: int | None = None,
     evaluate_fn: Callable[[ServerState], dict[str, float]] | None = None,
     evaluate_every: int = 10,
+    on_round: Callable[[ServerState, dict], None] | None = None,
     sample_fn: Callable[[int, int, int, int], np.ndarray] = sample_cohort,
     prepare_fn: Callable[..., list[ClientState]] | None = None,
 ) -> tuple[ServerState, pd.DataFrame]:
@@ -819,51 +841,37 @@ def run_cohorts(
         num_rounds: how many rounds to run.
         cohort_size: clients per round.
         server_state: where to go on from; left out, training starts anew.
+        history: the rounds before; the new ones are added below them.
         epochs: passes over a client's data in a round.
         seed: decides the cohorts. The order of ratings is decided by the clients' datasets.
         num_shards: see `CohortData.shards`.
         evaluate_fn: judges a server state; its numbers join the history.
         evaluate_every: after how many rounds to judge; the last round always is.
+        on_round: called at the end of each round; see `run_rounds`.
         sample_fn: draws the clients of a round, called as `sample_cohort` is.
         prepare_fn: called as `prepare_fn(server_state, shards, states, round_num)` before a
             round; returns the states that the round starts from. Chapter 7 uses it.
 
     Returns:
-        The new server state, and the history: one row per round, indexed by the round's
-        number from 1, with the metrics, `seconds`, the seconds of these for `preparation`, and
-        the results of `evaluate_fn`.
+        The new server state, and the history, as `run_rounds` does.
 
     Raises:
         DivergenceError: when a round's result is out of bounds.
         ValueError: as `sample_cohort`, `CohortData` and the registry do.
     """
-    server_state = process.initialize() if server_state is None else server_state
-    done, history = int(server_state.round_num), []
-    for round_num in setup.progress(range(done, done + num_rounds), "rounds"):
-        start = time.perf_counter()
-        cohort = sample_fn(registry.num_clients, cohort_size, round_num, seed)
+
+    def inputs(server_state, cohort, round_num):
         shards = data.shards(cohort, round_num, epochs, num_shards)
         states = [registry.stacked(shard.index) for shard in shards]
         if prepare_fn:
             states = prepare_fn(server_state, shards, states, round_num)
-        prepared = time.perf_counter()
-        new_server_state, metrics, states = process.next(server_state, shards, states)
-        fault = _fault(metrics, new_server_state, (), history) or _not_finite(states)
-        if fault:
-            raise DivergenceError(
-                f"Round {round_num + 1} diverged: {fault}. Lower the learning rates.",
-                server_state,
-                _as_frame(history),
-            )
-        registry.update(cohort, states)
-        server_state = new_server_state
-        row = {"round": round_num + 1} | {k: np.asarray(v).item() for k, v in metrics.items()}
-        row |= {"seconds": time.perf_counter() - start, "preparation": prepared - start}
-        last = len(history) + 1 == num_rounds
-        if evaluate_fn and (last or (round_num + 1) % evaluate_every == 0):
-            row |= evaluate_fn(server_state)
-        history.append(row)
-    return server_state, _as_frame(history)
+        return shards, states
+
+    return _run(
+        process, registry, inputs, num_rounds, cohort_size, server_state=server_state,
+        history=history, seed=seed, evaluate_fn=evaluate_fn, evaluate_every=evaluate_every,
+        on_round=on_round, sample_fn=sample_fn,
+    )  # fmt: skip
 
 # %% ../06_fast_simulation.ipynb #ea25a8d2
 @attrs.frozen(eq=False)

@@ -267,14 +267,27 @@ class DivergenceError(ArithmeticError):
         self.server_state, self.history = server_state, history
 
 
+def _not_finite(states: Iterable[ClientState]) -> str | None:
+    """Returns whose state holds something that is not a finite number, if anybody's does.
+
+    A state is that of one client, or a stack of several with one row each.
+    """
+    for state in states:
+        clients = np.atleast_1d(state.index)
+        for part in tf.nest.flatten(state):
+            sound = np.isfinite(part).reshape(len(clients), -1).all(axis=1)
+            if not sound.all():
+                return f"the state of client {clients[~sound][0]} is not finite"
+    return None
+
+
 def _fault(metrics, server_state, states, history: Sequence[dict]) -> str | None:
     """Returns what is wrong with the result of a round, if anything is."""
     loss = float(metrics["loss"])
     if not all(np.isfinite(weights).all() for weights in server_state.model_weights):
         return "the global weights are not finite"
-    for state in states:
-        if not all(np.isfinite(weights).all() for weights in state.local_weights):
-            return f"the state of client {int(state.index)} is not finite"
+    if fault := _not_finite(states):
+        return fault
     if metrics["num_examples"] and not np.isfinite(loss):
         return f"the training loss is {loss}"
     if history and loss > 100 * history[0]["loss"]:
@@ -282,50 +295,20 @@ def _fault(metrics, server_state, states, history: Sequence[dict]) -> str | None
     return None
 
 # %% ../05_training_loop.ipynb #f8f8047b
-def run_rounds(
-    process: tff.templates.IterativeProcess,
-    registry: ClientRegistry,
-    clients: ClientDatasets,
-    num_rounds: int,
-    cohort_size: int,
-    *,
-    server_state: ServerState | None = None,
-    epochs: int = 1,
-    seed: int = 0,
-    evaluate_fn: Callable[[ServerState], dict[str, float]] | None = None,
-    evaluate_every: int = 10,
-) -> tuple[ServerState, pd.DataFrame]:
-    """Runs rounds of a stateful process and keeps every client's state in the registry.
-
-    Args:
-        process: made by `build_stateful_fed_avg`; its metrics hold `loss` and `num_examples`.
-        registry: holds the client states; changed by each round.
-        clients: the training data of the population.
-        num_rounds: how many rounds to run.
-        cohort_size: clients per round.
-        server_state: where to go on from; left out, training starts anew.
-        epochs: passes over a client's data in a round.
-        seed: decides the cohorts. The order of ratings is decided by `clients`.
-        evaluate_fn: judges a server state; its numbers join the history.
-        evaluate_every: after how many rounds to judge; the last round always is.
-
-    Returns:
-        The new server state, and the history: one row per round, indexed by the round's
-        number from 1, with the metrics, `seconds`, and the results of `evaluate_fn`.
-
-    Raises:
-        DivergenceError: when a round's result is out of bounds.
-        ValueError: as `sample_cohort` and the registry do.
-    """
+def _run(
+    process, registry, inputs, num_rounds, cohort_size, *,
+    server_state, history, seed, evaluate_fn, evaluate_every, on_round, sample_fn=sample_cohort,
+):  # fmt: skip
+    """Runs rounds; `inputs` makes of server state, cohort and round what `next` takes more."""
     server_state = process.initialize() if server_state is None else server_state
-    done, history = int(server_state.round_num), []
+    history = [] if history is None else history.reset_index().to_dict("records")
+    done = int(server_state.round_num)
     for round_num in setup.progress(range(done, done + num_rounds), "rounds"):
         start = time.perf_counter()
-        cohort = sample_cohort(registry.num_clients, cohort_size, round_num, seed)
-        datasets = clients.for_round(cohort, round_num, epochs)
-        new_server_state, metrics, states = process.next(
-            server_state, datasets, registry.states(cohort)
-        )
+        cohort = sample_fn(registry.num_clients, cohort_size, round_num, seed)
+        data, states = inputs(server_state, cohort, round_num)
+        prepared = time.perf_counter()
+        new_server_state, metrics, states = process.next(server_state, data, states)
         fault = _fault(metrics, new_server_state, states, history)
         if fault:
             raise DivergenceError(
@@ -336,14 +319,68 @@ def run_rounds(
         registry.update(cohort, states)
         server_state = new_server_state
         row = {"round": round_num + 1} | {k: np.asarray(v).item() for k, v in metrics.items()}
-        row["seconds"] = time.perf_counter() - start
+        row |= {"seconds": time.perf_counter() - start, "preparation": prepared - start}
         last = round_num + 1 == done + num_rounds
         if evaluate_fn and (last or (round_num + 1) % evaluate_every == 0):
             row |= evaluate_fn(server_state)
         history.append(row)
+        if on_round:
+            on_round(server_state, row)
     return server_state, _as_frame(history)
 
 
 def _as_frame(history: Sequence[dict]) -> pd.DataFrame:
     """Returns the history as a table indexed by round."""
     return pd.DataFrame(history, columns=None if history else ["round"]).set_index("round")
+
+# %% ../05_training_loop.ipynb #e1af2f43
+def run_rounds(
+    process: tff.templates.IterativeProcess,
+    registry: ClientRegistry,
+    clients: ClientDatasets,
+    num_rounds: int,
+    cohort_size: int,
+    *,
+    server_state: ServerState | None = None,
+    history: pd.DataFrame | None = None,
+    epochs: int = 1,
+    seed: int = 0,
+    evaluate_fn: Callable[[ServerState], dict[str, float]] | None = None,
+    evaluate_every: int = 10,
+    on_round: Callable[[ServerState, dict], None] | None = None,
+) -> tuple[ServerState, pd.DataFrame]:
+    """Runs rounds of a stateful process and keeps every client's state in the registry.
+
+    Args:
+        process: made by `build_stateful_fed_avg`; its metrics hold `loss` and `num_examples`.
+        registry: holds the client states; changed by each round.
+        clients: the training data of the population.
+        num_rounds: how many rounds to run.
+        cohort_size: clients per round.
+        server_state: where to go on from; left out, training starts anew.
+        history: the rounds before; the new ones are added below them.
+        epochs: passes over a client's data in a round.
+        seed: decides the cohorts. The order of ratings is decided by `clients`.
+        evaluate_fn: judges a server state; its numbers join the history.
+        evaluate_every: after how many rounds to judge; the last round always is.
+        on_round: called at the end of each round with the new server state and the round's
+            row of the history.
+
+    Returns:
+        The new server state, and the history: one row per round, indexed by the round's
+        number from 1, with the metrics, `seconds`, the seconds of these for `preparation`, and
+        the results of `evaluate_fn`.
+
+    Raises:
+        DivergenceError: when a round's result is out of bounds.
+        ValueError: as `sample_cohort` and the registry do.
+    """
+
+    def inputs(server_state, cohort, round_num):
+        return clients.for_round(cohort, round_num, epochs), registry.states(cohort)
+
+    return _run(
+        process, registry, inputs, num_rounds, cohort_size, server_state=server_state,
+        history=history, seed=seed, evaluate_fn=evaluate_fn, evaluate_every=evaluate_every,
+        on_round=on_round,
+    )  # fmt: skip
