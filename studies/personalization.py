@@ -53,7 +53,7 @@ COHORT, FACTORS, COUNTS = 100, 50, (0, 1, 2, 5, 10, 20, 50)
 # What to try: penalty and rate of the user side, each for so many rounds ...
 TRIALS = {
     "stateful": [(dict(l2=0.05, rate=0.05), 1800)],
-    "stateless": [(dict(l2=0.05, rate=0.05), 800), (dict(l2=0.03, rate=0.1), 2400)],
+    "stateless": [(dict(l2=0.05, rate=0.05), 400), (dict(l2=0.03, rate=0.1), 1800)],
 }
 # ... judged so often, epochs of rebuilding for known and new users, weights of popularity.
 EVERY, SUPPORT_EPOCHS, EPOCHS = 200, 4, (3, 6, 12)
