@@ -107,7 +107,7 @@ class Recipe:
 def build_recipe(
     train: Ratings, num_factors: int = 50, seed: int = 0, *, l2: float = 0.05, rate: float = 0.05
 ) -> Recipe:
-    """Builds what a training needs, with the server and the client rate of chapter 5.
+    """Builds what a training needs, with the server rate 2 and the client rate 0.5 of chapter 7.
 
     Args:
         train: the ratings to train on; their mean is built into the model.
@@ -125,7 +125,7 @@ def build_recipe(
         mean,
         model_fn,
         client_state_fn,
-        build_cohort_process(model_fn, client_state_fn, sgd(1.0), sgd(0.5), sgd(rate)),
+        build_cohort_process(model_fn, client_state_fn, sgd(2.0), sgd(0.5), sgd(rate)),
         build_reconstruction(model_fn, client_state_fn, sgd(rate)),
         seed=seed,
     )
@@ -263,7 +263,7 @@ def interval(
     drawn = [statistic(values[rng.integers(0, len(values), len(values))]) for _ in range(draws)]
     return np.array([statistic(values), *np.quantile(drawn, [0.025, 0.975], axis=0)])
 
-# %% ../09_who_gains.ipynb #c929496d
+# %% ../09_who_gains.ipynb #c97292c0
 def gains_in_halves(predicted: np.ndarray, floor: np.ndarray, ratings: Ratings) -> np.ndarray:
     """Returns each user's gain on two halves of the ratings, dealt out in turn.
 
@@ -305,7 +305,7 @@ def luck(halves: np.ndarray) -> np.ndarray:
     again = worse_off(second[first < 0]) if (first < 0).any() else np.nan
     return np.array([worse_off(second), again, spread, truly])
 
-# %% ../09_who_gains.ipynb #c925aab0
+# %% ../09_who_gains.ipynb #c9426515
 def user_traits(train: Ratings) -> pd.DataFrame:
     """Describes users by what they rated in training.
 
@@ -359,7 +359,7 @@ def by_trait(gains: pd.Series, traits: pd.DataFrame, groups: int = 5) -> pd.Data
             )
     return pd.DataFrame(rows)
 
-# %% ../09_who_gains.ipynb #c9dac693
+# %% ../09_who_gains.ipynb #c98e2200
 def pulls(gains: pd.Series, traits: pd.DataFrame) -> pd.DataFrame:
     """Tells the traits apart, by a regression of the gain on the ranks of all traits together.
 
@@ -380,7 +380,7 @@ def pulls(gains: pd.Series, traits: pd.DataFrame) -> pd.DataFrame:
     bounds = interval(np.column_stack([gains, ranks]), slopes)
     return pd.DataFrame(bounds.T, index=list(traits), columns=["value", "low", "high"])
 
-# %% ../09_who_gains.ipynb #c98b8c70
+# %% ../09_who_gains.ipynb #c90564a8
 EVENNESS = ["spread", "worst tenth", "best tenth"]
 
 
@@ -398,7 +398,7 @@ def evenness(rmse: np.ndarray) -> np.ndarray:
     ordered = np.partition(rmse, [tenth - 1, len(rmse) - tenth])
     return np.array([np.std(rmse), ordered[-tenth:].mean(), ordered[:tenth].mean()])
 
-# %% ../09_who_gains.ipynb #c9393d8a
+# %% ../09_who_gains.ipynb #c99607a9
 def first_ratings(new: Ratings, counts: Sequence[int]) -> tuple[dict[int, Ratings], Ratings]:
     """Lets new users arrive: their first ratings to adapt to, and later ones to judge on.
 
@@ -441,7 +441,7 @@ def cold_start(
         {n: per_user(serve(part, query, n), query)["rmse"] for n, part in supports.items()}
     )
 
-# %% ../09_who_gains.ipynb #c9a0400c
+# %% ../09_who_gains.ipynb #c93b13f2
 def serve_biases(train: Ratings, shrink: float = 5.0) -> Callable[..., np.ndarray]:
     """Returns a floor for `cold_start`: mean, item bias, and a user bias from the support.
 
@@ -460,7 +460,7 @@ def serve_biases(train: Ratings, shrink: float = 5.0) -> Callable[..., np.ndarra
 
     return serve
 
-# %% ../09_who_gains.ipynb #c9e15f2d
+# %% ../09_who_gains.ipynb #c91e5b41
 def mean_start(recipe: Recipe, answers: Answers) -> StackedRegistry:
     """Returns a registry in which every client has the mean side of the clients ever visited.
 
@@ -478,7 +478,7 @@ def mean_start(recipe: Recipe, answers: Answers) -> StackedRegistry:
     registry.update(everyone, [attrs.evolve(states, local_weights=sides)])
     return registry
 
-# %% ../09_who_gains.ipynb #c9b71f3f
+# %% ../09_who_gains.ipynb #c96eacc3
 @tf.function
 def judge(model, dataset) -> OrderedDict:
     """Judges a model on a client's ratings.
@@ -527,7 +527,7 @@ def build_strategy(
 
     return build
 
-# %% ../09_who_gains.ipynb #c97fcf96
+# %% ../09_who_gains.ipynb #c9a9ecc7
 @attrs.frozen
 class LeaveOneOut:
     """One movie per user to be found among others.
@@ -573,7 +573,7 @@ def leave_one_out(
     np.put_along_axis(sampled, drawn, True, axis=1)
     return LeaveOneOut(users, target, unknown, sampled)
 
-# %% ../09_who_gains.ipynb #c998f307
+# %% ../09_who_gains.ipynb #c9019c83
 def places(
     scores: np.ndarray, target: np.ndarray, candidates: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
