@@ -263,7 +263,7 @@ def interval(
     drawn = [statistic(values[rng.integers(0, len(values), len(values))]) for _ in range(draws)]
     return np.array([statistic(values), *np.quantile(drawn, [0.025, 0.975], axis=0)])
 
-# %% ../09_who_gains.ipynb #c97292c0
+# %% ../09_who_gains.ipynb #c9ffb2f6
 def gains_in_halves(predicted: np.ndarray, floor: np.ndarray, ratings: Ratings) -> np.ndarray:
     """Returns each user's gain on two halves of the ratings, dealt out in turn.
 
@@ -282,7 +282,7 @@ def gains_in_halves(predicted: np.ndarray, floor: np.ndarray, ratings: Ratings) 
     ]
     return pd.concat(halves, axis=1, join="inner").to_numpy()
 
-
+# %% ../09_who_gains.ipynb #c976aefb
 LUCK = ["worse", "worse again", "spread", "truly worse"]
 
 
@@ -305,7 +305,7 @@ def luck(halves: np.ndarray) -> np.ndarray:
     again = worse_off(second[first < 0]) if (first < 0).any() else np.nan
     return np.array([worse_off(second), again, spread, truly])
 
-# %% ../09_who_gains.ipynb #c9426515
+# %% ../09_who_gains.ipynb #c933b62c
 def user_traits(train: Ratings) -> pd.DataFrame:
     """Describes users by what they rated in training.
 
@@ -332,7 +332,7 @@ def user_traits(train: Ratings) -> pd.DataFrame:
     }
     return pd.DataFrame(columns).rename_axis("user")
 
-
+# %% ../09_who_gains.ipynb #c945c3bd
 def by_trait(gains: pd.Series, traits: pd.DataFrame, groups: int = 5) -> pd.DataFrame:
     """Groups users by each trait, into groups of equal size.
 
@@ -359,7 +359,7 @@ def by_trait(gains: pd.Series, traits: pd.DataFrame, groups: int = 5) -> pd.Data
             )
     return pd.DataFrame(rows)
 
-# %% ../09_who_gains.ipynb #c98e2200
+# %% ../09_who_gains.ipynb #c93ab767
 def pulls(gains: pd.Series, traits: pd.DataFrame) -> pd.DataFrame:
     """Tells the traits apart, by a regression of the gain on the ranks of all traits together.
 
@@ -380,7 +380,7 @@ def pulls(gains: pd.Series, traits: pd.DataFrame) -> pd.DataFrame:
     bounds = interval(np.column_stack([gains, ranks]), slopes)
     return pd.DataFrame(bounds.T, index=list(traits), columns=["value", "low", "high"])
 
-# %% ../09_who_gains.ipynb #c90564a8
+# %% ../09_who_gains.ipynb #c9fc054c
 EVENNESS = ["spread", "worst tenth", "best tenth"]
 
 
@@ -398,7 +398,7 @@ def evenness(rmse: np.ndarray) -> np.ndarray:
     ordered = np.partition(rmse, [tenth - 1, len(rmse) - tenth])
     return np.array([np.std(rmse), ordered[-tenth:].mean(), ordered[:tenth].mean()])
 
-# %% ../09_who_gains.ipynb #c99607a9
+# %% ../09_who_gains.ipynb #c9ad346f
 def first_ratings(new: Ratings, counts: Sequence[int]) -> tuple[dict[int, Ratings], Ratings]:
     """Lets new users arrive: their first ratings to adapt to, and later ones to judge on.
 
@@ -421,7 +421,7 @@ def first_ratings(new: Ratings, counts: Sequence[int]) -> tuple[dict[int, Rating
     support = {count: new.select(enough & (position < count)) for count in counts}
     return support, new.select(enough & (position >= most))
 
-
+# %% ../09_who_gains.ipynb #c9577b34
 def cold_start(
     new: Ratings, counts: Sequence[int], serve: Callable[[Ratings, Ratings, int], np.ndarray]
 ) -> pd.DataFrame:
@@ -441,7 +441,7 @@ def cold_start(
         {n: per_user(serve(part, query, n), query)["rmse"] for n, part in supports.items()}
     )
 
-# %% ../09_who_gains.ipynb #c93b13f2
+# %% ../09_who_gains.ipynb #c948f800
 def serve_biases(train: Ratings, shrink: float = 5.0) -> Callable[..., np.ndarray]:
     """Returns a floor for `cold_start`: mean, item bias, and a user bias from the support.
 
@@ -460,7 +460,7 @@ def serve_biases(train: Ratings, shrink: float = 5.0) -> Callable[..., np.ndarra
 
     return serve
 
-# %% ../09_who_gains.ipynb #c91e5b41
+# %% ../09_who_gains.ipynb #c9f887fe
 def mean_start(recipe: Recipe, answers: Answers) -> StackedRegistry:
     """Returns a registry in which every client has the mean side of the clients ever visited.
 
@@ -478,7 +478,7 @@ def mean_start(recipe: Recipe, answers: Answers) -> StackedRegistry:
     registry.update(everyone, [attrs.evolve(states, local_weights=sides)])
     return registry
 
-# %% ../09_who_gains.ipynb #c96eacc3
+# %% ../09_who_gains.ipynb #c955fb41
 @tf.function
 def judge(model, dataset) -> OrderedDict:
     """Judges a model on a client's ratings.
@@ -497,7 +497,7 @@ def judge(model, dataset) -> OrderedDict:
         squares += tf.reduce_sum(error**2)
     return OrderedDict(num_examples=count, rmse=tf.sqrt(squares / tf.cast(count, tf.float32)))
 
-
+# %% ../09_who_gains.ipynb #c9be2e91
 def build_strategy(
     group: str, optimizer: tff.learning.optimizers.Optimizer, batch_size: int = 5
 ) -> Callable:
@@ -527,7 +527,7 @@ def build_strategy(
 
     return build
 
-# %% ../09_who_gains.ipynb #c9a9ecc7
+# %% ../09_who_gains.ipynb #c9c4f1a1
 @attrs.frozen
 class LeaveOneOut:
     """One movie per user to be found among others.
@@ -544,7 +544,7 @@ class LeaveOneOut:
     all: np.ndarray
     sampled: np.ndarray
 
-
+# %% ../09_who_gains.ipynb #c9708896
 def leave_one_out(
     ratings: Ratings, test: Ratings, seed: int = 0, negatives: int = 99
 ) -> LeaveOneOut:
@@ -573,7 +573,7 @@ def leave_one_out(
     np.put_along_axis(sampled, drawn, True, axis=1)
     return LeaveOneOut(users, target, unknown, sampled)
 
-# %% ../09_who_gains.ipynb #c9019c83
+# %% ../09_who_gains.ipynb #c99f3848
 def places(
     scores: np.ndarray, target: np.ndarray, candidates: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -610,7 +610,7 @@ def hit_and_gain(
     first, last = np.minimum(above, cutoff), np.minimum(above + tied + 1, cutoff)
     return (last - first) / (tied + 1), (worth[last] - worth[first]) / (tied + 1)
 
-
+# %% ../09_who_gains.ipynb #c9deda13
 def score_all(answers: Answers, users: np.ndarray) -> np.ndarray:
     """Scores every movie for some users, float32[n, num_items], in stars.
 
