@@ -53,10 +53,10 @@ COHORT, FACTORS, COUNTS = 100, 50, (0, 1, 2, 5, 10, 20, 50)
 # Penalty and rate of the user side as chapter 7 chose them, and up to how many rounds ...
 TRIALS = {
     "stateful": [(dict(l2=0.05, rate=0.05), 1000)],
-    "stateless": [(dict(l2=0.02, rate=0.1), 800)],
+    "stateless": [(dict(l2=0.02, rate=0.1), 750)],
 }
 # ... judged so often, epochs of rebuilding for known and new users, weights of popularity.
-EVERY, SUPPORT_EPOCHS, EPOCHS = 100, 4, (2, 4, 8)
+EVERY, SUPPORT_EPOCHS, EPOCHS = 250, 4, (2, 4, 8)
 NEW_EPOCHS, WEIGHTS = (1, 3, 10, 30), (0.25, 0.5, 1.0, 2.0, 4.0)
 # For the test: a few seconds on synthetic ratings.
 SHORT = dict(
