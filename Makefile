@@ -15,7 +15,8 @@ export STATEFUL_TFF_DATA := $(abspath $(STATEFUL_TFF_DATA))
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help book test lint export lock bench results doctor clean test-helper test-notebooks test-site
+.PHONY: help book test lint export repository lock bench results doctor clean
+.PHONY: test-helper test-notebooks test-site test-colab
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' Makefile
@@ -30,7 +31,7 @@ book: .venv/lock  ## execute the chapters that changed and build the site in _bu
 test: lint test-helper test-notebooks  ## run every test, on synthetic data
 
 test-helper: .venv/lock
-	$(PYTHON) -m pytest tests --ignore=tests/executed --ignore=tests/site
+	$(PYTHON) -m pytest tests --ignore=tests/executed --ignore=tests/site --ignore=tests/colab
 
 # Every chapter runs from top to bottom in a copy, with the solutions of its exercises put in.
 test-notebooks: .venv/lock
@@ -41,6 +42,10 @@ test-notebooks: .venv/lock
 test-site: .venv/lock  ## check the built site in a headless browser
 	$(PYTHON) -m pytest tests/site
 
+# Makes the environment of the chapters once more, as Colab would: about 3 GB.
+test-colab: .venv/lock  ## run chapters as in Colab, under Python 3.12 and 3.13
+	$(PYTHON) -m pytest tests/colab
+
 lint: .venv/lock  ## check style, stale exports and notebooks with outputs
 	$(PYTHON) -m ruff check .
 	$(PYTHON) -m ruff format --check .
@@ -48,10 +53,22 @@ lint: .venv/lock  ## check style, stale exports and notebooks with outputs
 
 export: .venv/lock  ## write the exported cells to notebooks/stateful_tff and strip all outputs
 	$(PYTHON) tests/notebooks_clean.py --mend $(CHAPTERS)
+	$(PYTHON) book/repository.py
+
+repository: .venv/lock  ## say where the book lives: make repository URL=https://github.com/OWNER/NAME
+	$(PYTHON) book/repository.py --set "$(URL)"
+	$(PYTHON) tests/notebooks_clean.py --mend $(CHAPTERS)
 
 bench: .venv/lock .venv-bench/lock  ## measure speed on MovieLens-1M; writes benchmarks/results
 	$(PYTHON) benchmarks/data_pipeline.py
+	$(PYTHON) benchmarks/bridge.py
 	$(PYTHON) benchmarks/fast_simulation.py --outside .venv-bench/bin/python
+	$(PYTHON) benchmarks/durable_state.py
+	$(PYTHON) tests/kill_and_resume.py --kills 100 --process vectorized --record
+	$(PYTHON) tests/kill_and_resume.py --kills 100 --process stand-in --record
+	$(PYTHON) tests/kill_and_resume.py --kills 20 --process "per client" --record
+	$(PYTHON) tests/kill_and_resume.py --kills 40 --process stand-in --postgresql --record
+	$(PYTHON) benchmarks/many_workers.py
 
 results: .venv/lock  ## repeat the long runs on MovieLens-1M; writes book/results and their figure
 	$(PYTHON) studies/fast_simulation.py

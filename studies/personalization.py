@@ -5,7 +5,7 @@
 Rounds, epochs and the weight of popularity are chosen with seed 0 on validation ratings and
 validation users. Then, for three seeds, each way of training runs once, and everything is
 measured on that. A short run on synthetic ratings is recorded, too, for a test to repeat.
-Takes about 10 minutes. STATEFUL_TFF_DATA names the folder or the zip of ML-1M.
+Takes about 7 minutes. STATEFUL_TFF_DATA names the folder or the zip of ML-1M.
 """
 
 import argparse

@@ -1,11 +1,11 @@
 """Every method of chapter 7 on the three protocols, on ML-1M.
 
-    python studies/stateful_or_stateless.py [--only METHOD] [--seeds N] [--out NAME]
+    python studies/stateful_or_stateless.py [--only METHOD ...] [--seeds N] [--out NAME]
 
 Stage one chooses everything that is to be chosen on validation ratings, with seed 0, and
 records the curves. Stage two trains anew on training and validation ratings and judges on the
 test ratings, for every seed. Runs go two at a time. STATEFUL_TFF_DATA names the folder or the
-zip of ML-1M, and "synthetic" takes the synthetic ratings, for a trial. Takes about 35 minutes.
+zip of ML-1M; `--data synthetic` takes the synthetic ratings, for a trial. Takes about 45 minutes.
 """
 
 import argparse

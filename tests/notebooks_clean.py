@@ -11,15 +11,57 @@ import tempfile
 from pathlib import Path
 
 import nbformat
+import yaml
 from nbdev.export import nb_export
 
 PACKAGE = Path(__file__).parents[1] / "notebooks" / "stateful_tff"
 KERNEL = {"display_name": "Python 3", "language": "python", "name": "python3"}
+CONFIG = Path(__file__).parents[1] / "_config.yml"
 SETUP_CELL = """\
-# Set-up, the same in every chapter.
-from stateful_tff import setup
+# @title Set-up, the same in every chapter
+REPOSITORY, COMMIT = "", "main"
+try:
+    from stateful_tff import setup
+except ModuleNotFoundError:  # this notebook is by itself, as in Colab: fetch what belongs to it
+    import shutil
+    import sys
+    import urllib.request
+    from pathlib import Path
+
+    if not REPOSITORY:
+        raise RuntimeError(
+            "The package stateful_tff is not beside this notebook, and the address to fetch it "
+            "from is not set; open the notebook in a copy of the whole book, in its folder."
+        ) from None
+    archive, folder = f"{REPOSITORY}/archive/{COMMIT}.zip", Path.home() / ".cache/stateful_tff"
+    try:
+        shutil.unpack_archive(urllib.request.urlretrieve(archive)[0], folder / COMMIT, "zip")
+    except OSError as error:
+        raise RuntimeError(
+            f"{archive} cannot be fetched ({error}); check the network and run this cell again."
+        ) from None
+    sys.path.insert(0, str(next(folder.glob(f"{COMMIT}/*/notebooks"))))
+    from stateful_tff import setup
 
 setup.notebook()"""
+# Folded on the page and in Colab.
+SETUP_METADATA = {"cellView": "form", "tags": ["hide-input"]}
+
+
+def setup_cell() -> str:
+    """Returns the source of the set-up cell, with the address that `_config.yml` holds."""
+    address = yaml.safe_load(CONFIG.read_text(encoding="utf-8"))["repository"]["url"]
+    return SETUP_CELL.replace('""', f'"{address}"', 1)
+
+
+def put_setup_cell(notebook: nbformat.NotebookNode) -> bool:
+    """Puts the set-up cell in place of an older one; returns whether that changed anything."""
+    old = [cell for cell in notebook.cells if cell.source.endswith("\nsetup.notebook()")]
+    current = {"source": setup_cell(), "metadata": SETUP_METADATA}
+    changed = any(cell[key] != value for cell in old for key, value in current.items())
+    for cell in old[:1]:
+        cell.update(nbformat.from_dict(current))
+    return changed
 
 
 def strip(notebook: nbformat.NotebookNode) -> bool:
@@ -59,13 +101,14 @@ def problems(path: Path, mend: bool = False) -> list[str]:
     """Returns one sentence for each thing that is wrong with a notebook."""
     notebook = nbformat.read(path, as_version=4)
     found = []
-    if strip(notebook):
-        if mend:
-            nbformat.write(notebook, path)
-        else:
-            found.append("holds outputs or run marks; `make export` removes them")
-    if not any(cell.source == SETUP_CELL for cell in notebook.cells):
+    if strip(notebook) and not mend:
+        found.append("holds outputs or run marks; `make export` removes them")
+    if put_setup_cell(notebook) and not mend:
+        found.append("has another set-up cell; `make export` puts in the common one")
+    if sum(cell.source == setup_cell() for cell in notebook.cells) != 1:
         found.append("lacks the common set-up cell; copy it from chapter 1")
+    if mend:
+        nbformat.write(notebook, path)
     module = module_of(notebook)
     if module and mend:
         nb_export(str(path), lib_path=str(PACKAGE))

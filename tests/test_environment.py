@@ -7,6 +7,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
 
 ROOT = Path(__file__).parents[1]
 UNFIT = "#!/bin/sh\nexit 1\n"
@@ -88,6 +89,6 @@ def test_the_lock_is_exact_and_hashed_and_holds_what_is_asked_for():
     for line in (ROOT / "requirements.in").read_text().splitlines():
         request, _, reason = line.partition("#")
         if request.strip():
-            name = request.strip().split("=")[0].rstrip("<>~!0123456789.")
+            name = Requirement(request).name
             assert name in locked, name
             assert reason.strip(), f"{name} has no reason"

@@ -51,10 +51,24 @@ def test_a_stale_export_is_found_and_written_anew(chapter):
     assert "ADDED = 1" in (notebooks_clean.PACKAGE / "frame.py").read_text()
 
 
-def test_another_set_up_cell_is_found(chapter):
+@pytest.mark.parametrize("old", ["# Set-up, the same in every chapter.", "# @title Set-up"])
+def test_another_set_up_cell_is_found_and_replaced(chapter, old):
     def edit(notebook):
-        cell = next(c for c in notebook.cells if c.source == notebooks_clean.SETUP_CELL)
-        cell.source = cell.source.replace("notebook()", "other()")
+        cell = next(c for c in notebook.cells if c.source == notebooks_clean.setup_cell())
+        cell.source = f"{old}\nfrom stateful_tff import setup\n\nsetup.notebook()"
+        cell.metadata = {}
+
+    committed = chapter.read_text()
+    changed(chapter, edit)
+    assert "has another set-up cell" in notebooks_clean.problems(chapter)[0]
+    assert notebooks_clean.problems(chapter, mend=True) == []
+    assert chapter.read_text() == committed
+
+
+def test_a_missing_set_up_cell_is_found(chapter):
+    def edit(notebook):
+        cell = next(c for c in notebook.cells if c.source == notebooks_clean.setup_cell())
+        cell.source = "print('none')"
 
     changed(chapter, edit)
     assert "lacks the common set-up cell" in notebooks_clean.problems(chapter)[0]

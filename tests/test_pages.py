@@ -190,6 +190,16 @@ def test_our_own_messages_are_quoted_as_the_code_says_them():
         "Client … is unknown: the registry holds clients 0 to ….",
         "… is not a sound zip (…); download it again.",
         "Notice: this runs on synthetic ratings instead of MovieLens-1M. …",
+        "The disk is full: the environment for TFF takes about 3 GB, so free some space and ….",
+        "A download failed (…); check the network and …, which keeps what has arrived.",
+        "A package that arrived is not, bit for bit, the one the book was tested with (…), so the "
+        "download was damaged or changed on its way; …, and if it stays so, use another network "
+        "or package index.",
+        "TFF needs Python 3.10 or 3.11, and there is none here (…); install one, on Debian or "
+        "Ubuntu with `apt install python3.11`, and ….",
+        "The Python that ran your cells has ended (…; SIGKILL often means that memory ran out) "
+        "and its variables are gone; run the set-up cell and the cells after it again.",
+        "This cell did not run to its end (…); run it again.",
         "client_state_fn makes local weights of …, but the model has …; build both from one "
         "model_fn.",
         "STATEFUL_TFF_DATA names …, which holds no …; name a folder that holds the zip, or the "

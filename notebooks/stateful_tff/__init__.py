@@ -1,8 +1,9 @@
 """The helper package that the chapters of Stateful TFF share.
 
-One module per chapter, exported from the chapter's notebook, and four leaves written here:
-`setup` (start and clean end of a session), `plots` (the look of the figures), `recorded`
-(results of long runs) and `exercises` (answers checked in words). Importing the package quiets start-up messages and
+One module per chapter, exported from the chapter's notebook, and six leaves written here:
+`setup` (start and clean end of a session), `environment` and `bridge` (TFF where the reader's
+Python cannot hold it), `plots` (the look of the figures), `recorded` (results of long runs) and
+`exercises` (answers checked in words). Importing the package quiets start-up messages and
 makes sure that no worker process of TFF outlives the Python process.
 """
 

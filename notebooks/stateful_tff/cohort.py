@@ -713,6 +713,17 @@ def _stacked_type(state_type: tff.Type) -> tff.Type:
     return tff.types.type_transformations.transform_type_postorder(state_type, stack)[0]
 
 # %% ../06_fast_simulation.ipynb #ddcff9b8
+def _known(cohort: Iterable[int], num_clients: int) -> np.ndarray:
+    """Returns the ids of a cohort as an array, each in the population."""
+    cohort = np.asarray(list(cohort), np.int64)
+    unknown = cohort[(cohort < 0) | (cohort >= num_clients)]
+    if len(unknown):
+        raise ValueError(
+            f"Client {unknown[0]} is unknown: the registry holds clients 0 to {num_clients - 1}."
+        )
+    return cohort
+
+
 def _check_returned(cohort: Iterable[int], stacks: Sequence[ClientState]) -> None:
     """Refuses stacks that do not hold one sound state for each client that was asked."""
     asked = np.sort(np.asarray(list(cohort)))
@@ -766,13 +777,7 @@ class StackedRegistry:
         Raises:
             ValueError: if an id is not in the population.
         """
-        cohort = np.asarray(cohort, np.int64)
-        unknown = cohort[(cohort < 0) | (cohort >= self.num_clients)]
-        if len(unknown):
-            raise ValueError(
-                f"Client {unknown[0]} is unknown: the registry holds clients 0 to "
-                f"{self.num_clients - 1}."
-            )
+        cohort = _known(cohort, self.num_clients)
         return tf.nest.map_structure(lambda part: part[cohort], self._rows)
 
     def update(self, cohort: Iterable[int], stacks: Iterable[ClientState]) -> None:

@@ -6,6 +6,8 @@ Python process that started it, and it keeps that process's standard output open
 after an exception, and when the process is killed outright.
 """
 
+from __future__ import annotations
+
 import asyncio
 import atexit
 import gc
@@ -17,6 +19,8 @@ import uuid
 import warnings
 
 import psutil
+
+from . import environment
 
 WORKER_NAME = "worker_binary"
 
@@ -74,7 +78,7 @@ def end_workers(timeout: float = 5.0) -> int:
     running = workers()
     for worker in running:
         worker.kill()
-    if running:
+    if running and "tensorflow_federated" in sys.modules:  # else they are a child process's
         # A new context, so that TFF does not miss the worker it had. Letting go of the old one
         # waits for that worker, which is why it is killed first: it may ignore an interrupt.
         sys.modules["tensorflow_federated"].backends.native.set_sync_local_cpp_execution_context()
@@ -137,7 +141,15 @@ def allow_nested_event_loops() -> None:
 
 
 def notebook() -> None:
-    """Prepares a notebook: event loop, plot style, and one line that says what it runs on."""
+    """Prepares a notebook: TFF, event loop, plot style, one line that says what it runs on.
+
+    Where this Python does not have TFF, as in Colab, `environment` supplies it first.
+
+    Raises:
+        SetUpError: if it cannot, in one sentence that says what to do.
+    """
+    if not environment.is_complete() and environment.supply():
+        return  # this notebook now runs in another Python, where all below has been done
     allow_nested_event_loops()
 
     import tensorflow as tf
