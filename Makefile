@@ -73,6 +73,7 @@ bench: .venv/lock .venv-bench/lock  ## measure speed on MovieLens-1M; writes ben
 results: .venv/lock  ## repeat the long runs on MovieLens-1M; writes book/results and their figure
 	$(PYTHON) studies/fast_simulation.py
 	$(PYTHON) studies/stateful_or_stateless.py
+	$(PYTHON) studies/participation.py
 	$(PYTHON) studies/personalization.py
 	$(PYTHON) book/draw_result.py
 
