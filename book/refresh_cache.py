@@ -1,12 +1,12 @@
 """Forgets stored outputs that no longer match the code, the packages or the data.
 
-jupyter-cache keeps the outputs of a notebook for as long as the code *in the notebook* stays
-the same. A chapter's outputs also depend on the helper modules it imports, on the recorded
-results it prints, on the lock file and on the data. This script, run before each build, compares a digest of all that with the one it
-stored last time. Where the two differ it removes the chapter from the cache, so that it runs
-again, and the page that Sphinx has stored, so that it is written again. A chapter without
-stored outputs, for instance because a cell failed, is also written again: the failure shows
-until it is mended.
+jupyter-cache keeps the outputs of a notebook for as long as the code *in the notebook* stays the
+same. A chapter's outputs also depend on the helper modules it imports, on the recorded results it
+prints, on the lock file and on the data. This script, run before each build, compares a digest of
+all that with the one it stored last time. Where the two differ it removes the chapter from the
+cache, so that it runs again, and the page that Sphinx has stored, so that it is written again. A
+chapter without stored outputs, for instance because a cell failed, is also written again: the
+failure shows until it is mended.
 
 Usage: python book/refresh_cache.py [FOLDER OF THE BOOK]
 """
