@@ -31,12 +31,12 @@ book: .venv/lock  ## execute the chapters that changed and build the site in _bu
 test: lint test-helper test-notebooks  ## run every test, on synthetic data
 
 test-helper: .venv/lock
-	$(PYTHON) -m pytest tests --ignore=tests/executed --ignore=tests/site --ignore=tests/colab
+	$(PYTHON) -m pytest tests --ignore=tests/executed --ignore=tests/site --ignore=tests/colab -n 2 --dist loadfile
 
 # Every chapter runs from top to bottom in a copy, with the solutions of its exercises put in.
 test-notebooks: .venv/lock
 	$(PYTHON) tests/executed/prepare.py $(EXECUTED)
-	STATEFUL_TFF_DATA=synthetic $(PYTHON) -m pytest --nbmake --overwrite --nbmake-timeout=600 $(EXECUTED)
+	STATEFUL_TFF_DATA=synthetic $(PYTHON) -m pytest --nbmake --overwrite --nbmake-timeout=600 -n 2 $(EXECUTED)
 	$(PYTHON) -m pytest tests/executed --executed=$(EXECUTED)
 
 test-site: .venv/lock  ## check the built site in a headless browser
@@ -74,6 +74,7 @@ results: .venv/lock  ## repeat the long runs on MovieLens-1M; writes book/result
 	$(PYTHON) studies/fast_simulation.py
 	$(PYTHON) studies/stateful_or_stateless.py
 	$(PYTHON) studies/participation.py
+	$(PYTHON) studies/personalization.py
 	$(PYTHON) book/draw_result.py
 
 doctor: .venv/lock  ## print the versions that matter and run one federated mean

@@ -1,12 +1,12 @@
 """Forgets stored outputs that no longer match the code, the packages or the data.
 
-jupyter-cache keeps the outputs of a notebook for as long as the code *in the notebook* stays
-the same. A chapter's outputs also depend on the helper modules it imports, on the lock file and
-on the data. This script, run before each build, compares a digest of all that with the one it
-stored last time. Where the two differ it removes the chapter from the cache, so that it runs
-again, and the page that Sphinx has stored, so that it is written again. A chapter without
-stored outputs, for instance because a cell failed, is also written again: the failure shows
-until it is mended.
+jupyter-cache keeps the outputs of a notebook for as long as the code *in the notebook* stays the
+same. A chapter's outputs also depend on the helper modules it imports, on the recorded results it
+prints, on the lock file and on the data. This script, run before each build, compares a digest of
+all that with the one it stored last time. Where the two differ it removes the chapter from the
+cache, so that it runs again, and the page that Sphinx has stored, so that it is written again. A
+chapter without stored outputs, for instance because a cell failed, is also written again: the
+failure shows until it is mended.
 
 Usage: python book/refresh_cache.py [FOLDER OF THE BOOK]
 """
@@ -16,6 +16,7 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import sys
 from pathlib import Path
 
@@ -75,6 +76,13 @@ def helper_files(notebook: Path) -> list[Path]:
     return sorted(package / f"{name}.py" for name in found)
 
 
+def recorded_files(notebook: Path) -> list[Path]:
+    """Returns the files of recorded results that a notebook names and that are there."""
+    root = notebook.parent.parent
+    names = set(re.findall(r"(?:book|benchmarks)/results/\w+\.jsonl", notebook_source(notebook)))
+    return sorted(root / name for name in names if (root / name).is_file())
+
+
 def data_source() -> list:
     """Describes the data that the chapters would run on, in a form that changes when it does."""
     value = os.environ.get("STATEFUL_TFF_DATA", "")
@@ -92,7 +100,8 @@ def digest(notebook: Path, root: Path) -> str:
     """Returns one number for everything but the notebook itself that decides its outputs."""
     lock = root / "requirements.txt"
     parts = [repr(data_source()).encode()]
-    for file in [*helper_files(notebook), *([lock] if lock.is_file() else [])]:
+    files = helper_files(notebook) + recorded_files(notebook)
+    for file in [*files, *([lock] if lock.is_file() else [])]:
         parts += [file.name.encode(), file.read_bytes()]
     return hashlib.sha256(b"\0".join(hashlib.sha256(part).digest() for part in parts)).hexdigest()
 

@@ -39,7 +39,15 @@ def book(tmp_path):
     }.items():
         (package / f"{name}.py").write_text(code + "\n")
     write_notebook(tmp_path, "01_one", "import math\nprint(math.pi)")
-    write_notebook(tmp_path, "02_two", "from stateful_tff.b import VALUE\nprint('it is', VALUE)")
+    results = "book/results/02_two.jsonl"
+    write_notebook(
+        tmp_path,
+        "02_two",
+        "from stateful_tff.b import VALUE\nprint('it is', VALUE)",
+        f"print(len({results!r}))",
+    )
+    (tmp_path / results).parent.mkdir(parents=True)
+    (tmp_path / results).write_text("{}\n")
     (tmp_path / "requirements.txt").write_text("numpy==1\n")
     (tmp_path / "_config.yml").write_text(
         "title: Small\nonly_build_toc_files: true\nexecute: {execute_notebooks: cache}\n"
@@ -124,6 +132,8 @@ def test_nothing_changes_nothing(book):
         ("notebooks/stateful_tff/b.py", ["02_two"]),
         ("notebooks/stateful_tff/unused.py", []),
         ("notebooks/stateful_tff/setup.py", ["01_one", "02_two"]),
+        ("book/results/02_two.jsonl", ["02_two"]),
+        ("book/results/other.jsonl", []),
         ("requirements.txt", ["01_one", "02_two"]),
     ],
 )
