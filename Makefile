@@ -28,7 +28,7 @@ book: .venv/lock  ## execute the chapters that changed and build the site in _bu
 	@$(PYTHON) book/print_times.py
 	@echo "The book is ready: _build/html/index.html"
 
-test: lint test-helper test-notebooks  ## run every test, on synthetic data
+test: lint test-helper test-notebooks  ## check style, test the helper, run the chapters, on synthetic data
 
 test-helper: .venv/lock
 	$(PYTHON) -m pytest tests --ignore=tests/executed --ignore=tests/site --ignore=tests/colab -n 2 --dist loadfile

@@ -579,9 +579,9 @@ class RunStore(StoredRun):
     def forget(self, client: int) -> None:
         """Deletes all states of a client for good; it is as if it was never visited.
 
-        In SQLite the bytes are overwritten with zeros, in the file and in its log. PostgreSQL
-        writes the tables anew, which takes time in proportion to them. Backups, the history's
-        numbers and what the client taught the server stay.
+        In SQLite the bytes are overwritten with zeros in the file, and its log is emptied.
+        PostgreSQL writes the tables anew, which takes time in proportion to them. Backups, the
+        history's numbers and what the client taught the server stay.
 
         Args:
             client: the client's id.
