@@ -96,7 +96,10 @@ class _Line:
         self._stub = executor_pb2_grpc.ExecutorGroupStub(self._channel)
         hello = executor_pb2.GetExecutorRequest(cardinalities=[_NOBODY])
         self.greeting = self._stub.GetExecutor.future(hello, wait_for_ready=True)
-        self.subscribe, self.is_cut = self._channel.subscribe, False
+        self.is_cut = False
+
+    def subscribe(self, callback, try_to_connect: bool = False) -> None:
+        """Takes no watchers: gRPC's watching thread fails loudly when a line is closed."""
 
     def cut(self) -> None:
         """Ends the line and every call on it."""
