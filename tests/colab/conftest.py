@@ -59,8 +59,8 @@ def pytest_addoption(parser):
 
 
 def interpreter(version):
-    """The path of a Python of this version: installed for pyenv, on the PATH, or uv's."""
-    for place in Path.home().glob(f".pyenv/versions/{version}.*/bin/python"):
+    """The path of a Python of this version: beside this one as pyenv has it, on the PATH, uv's."""
+    for place in Path(sys.base_prefix).parent.glob(f"{version}.*/bin/python"):
         return place
     asked = subprocess.run(
         [UV, "python", "find", "--no-project", version], capture_output=True, text=True
