@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import sys
 import threading
+import time
 import zipfile
 from pathlib import Path
 
@@ -241,8 +242,12 @@ class Session:
         return self.run(book.setup_cell, timeout=600)
 
     def value(self, expression):
-        """What an expression is worth there."""
-        reply, outputs = self.run(f"print(repr({expression}))")
+        """What an expression is worth there; asked again while Jupyter aborts what comes."""
+        for _ in range(20):
+            reply, outputs = self.run(f"print(repr({expression}))")
+            if reply["status"] != "aborted":
+                break
+            time.sleep(0.1)
         assert reply["status"] == "ok", outputs
         return eval(text_of(outputs))
 
