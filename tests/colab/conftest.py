@@ -235,19 +235,21 @@ class Session:
                 return reply["content"], outputs
 
     def run(self, code, timeout=60, **options):
-        return self.result(self.send(code, **options), timeout)
+        """Runs a cell, as a person would: again, if it came while Jupyter aborts a run."""
+        for _ in range(20):
+            reply, outputs = self.result(self.send(code, **options), timeout)
+            if reply["status"] != "aborted":
+                break
+            time.sleep(0.1)
+        return reply, outputs
 
     def set_up(self, book):
         """Runs the set-up cell, which may take its time; returns its reply and outputs."""
         return self.run(book.setup_cell, timeout=600)
 
     def value(self, expression):
-        """What an expression is worth there; asked again while Jupyter aborts what comes."""
-        for _ in range(20):
-            reply, outputs = self.run(f"print(repr({expression}))")
-            if reply["status"] != "aborted":
-                break
-            time.sleep(0.1)
+        """What an expression is worth there."""
+        reply, outputs = self.run(f"print(repr({expression}))")
         assert reply["status"] == "ok", outputs
         return eval(text_of(outputs))
 
