@@ -213,7 +213,11 @@ def test_the_registry_of_chapter_5_takes_the_results(with_biases):
         fast.initialize(), shards, [stacked.stacked(shard.index) for shard in shards]
     )
     registry.update([4, 9, 2], unstack(states))
+    before = stacked.local_weights()
+    kept = [weights.copy() for weights in before]
     stacked.update([4, 9, 2], states)
+    for a, b in zip(before, kept, strict=True):
+        np.testing.assert_array_equal(a, b)  # what was handed out does not change any more
     assert registry.visited == stacked.visited == [2, 4, 9]
     for a, b in zip(registry.local_weights(), stacked.local_weights(), strict=True):
         np.testing.assert_array_equal(a, b)

@@ -801,7 +801,7 @@ class StackedRegistry:
     def local_weights(self) -> list[np.ndarray]:
         """Returns the local weights of the population, as `ClientRegistry.local_weights` does."""
         rows = self._rows.local_weights
-        return [r[:, 0] if r.ndim > 2 and r.shape[1] == 1 else r.copy() for r in rows]
+        return [(r[:, 0] if r.ndim > 2 and r.shape[1] == 1 else r).copy() for r in rows]
 
 
 def unstack(stacks: Iterable[ClientState]) -> list[ClientState]:
