@@ -233,7 +233,11 @@ def _open(connection: sa.Connection, where: str, name: str) -> None:
     with connection.begin():
         if connection.dialect.name == "postgresql":
             key = zlib.crc32(f"stateful_tff {name}".encode())
-            if not connection.scalar(sa.select(sa.func.pg_try_advisory_lock(key))):
+            for _ in range(20):  # the server notices a moment later that a driver is gone
+                if connection.scalar(sa.select(sa.func.pg_try_advisory_lock(key))):
+                    break
+                time.sleep(0.1)
+            else:
                 raise StoreError(
                     f"The run {name!r} in {where} is open already, here or in another process; "
                     "close it there first."
