@@ -8,6 +8,7 @@ are left out. STATEFUL_TFF_DATA names the folder or the zip of ML-1M. Takes abou
 """
 
 import argparse
+import contextlib
 import datetime
 import gc
 import json
@@ -136,7 +137,7 @@ def vectorized(ratings, sizes, repeats, epochs=1, name="vectorized"):
     return results, clients, state_fn
 
 
-def per_client(ratings, sizes, whole):
+def per_client(ratings, sizes, whole=False, name="per client"):
     """Rounds of the process of chapter 4; the whole population in parts of 1,000 clients."""
     model_fn, state_fn = model_of(ratings)
     process = build_stateful_fed_avg(model_fn, state_fn, sgd(SERVER), sgd(CLIENT), sgd(LOCAL))
@@ -157,16 +158,26 @@ def per_client(ratings, sizes, whole):
         for _ in range(2 if size <= 100 else 1):
             results[size], once = round_of(cohort)
             seconds.append(once)
-        row("per client", size, min(seconds), peak_rss_mb=peak_mb(), data=ratings.name)
+        row(name, size, min(seconds), peak_rss_mb=peak_mb(), data=ratings.name)
     if whole:
         parts = np.array_split(sample_cohort(ratings.num_users, ratings.num_users, 0), 6)
         seconds = sum(round_of(part)[1] for part in parts)
         row(
-            "per client", ratings.num_users, seconds, peak_rss_mb=peak_mb(), data=ratings.name,
+            name, ratings.num_users, seconds, peak_rss_mb=peak_mb(), data=ratings.name,
             note="in 6 calls, since one call for all needs too much memory",
         )  # fmt: skip
     setup.end_workers()
     return results
+
+
+@contextlib.contextmanager
+def split_operations():
+    """Lets the workers started meanwhile split each operation over all cores, as is usual."""
+    threads = os.environ.pop("TF_NUM_INTRAOP_THREADS")
+    try:
+        yield
+    finally:
+        os.environ["TF_NUM_INTRAOP_THREADS"] = threads
 
 
 def stock(ratings, size):
@@ -301,6 +312,9 @@ def main() -> None:
         a, e = (np.asarray(r.model_weights[0]) for r in (results[size][0], server))
         print(f"{size} clients: largest difference of item weights {np.abs(a - e).max():.1e}")
     stock(ratings, min(100, everyone))
+    with split_operations():
+        vectorized(ratings, [compared[0], everyone], 9, name="vectorized, operations split")
+        per_client(ratings, compared[:1], name="per client, operations split")
     vectorized(ratings, [compared[-1]], 3, epochs=2, name="vectorized, 2 epochs")
     for size in [10**4, 10**5] if options.quick else [10**4, 10**5, 10**6]:
         vectorized(population(size), [1000], 5, name="vectorized, synthetic population")

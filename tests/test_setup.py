@@ -14,8 +14,9 @@ from jupyter_client.manager import start_new_kernel
 from stateful_tff import exercises, setup
 
 NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
-# A fresh start: what the tests' own process did to TensorFlow's messages is not handed on.
-ENVIRONMENT = {k: v for k, v in os.environ.items() if k != "TF_CPP_MIN_LOG_LEVEL"}
+# A fresh start: what importing the package set for the tests' own process is not handed on.
+SET = ("TF_CPP_MIN_LOG_LEVEL", "TF_NUM_INTRAOP_THREADS")
+ENVIRONMENT = {k: v for k, v in os.environ.items() if k not in SET}
 RUN = dict(env=ENVIRONMENT | {"PYTHONPATH": str(NOTEBOOKS)}, text=True)
 CAPTURED = RUN | dict(capture_output=True, timeout=120)
 ONE_COMPUTATION = """
@@ -53,6 +54,14 @@ def test_a_pipe_behind_a_computation_closes():
     command = f"{sys.executable} -c '{ONE_COMPUTATION}' | cat"
     done = subprocess.run(command, shell=True, **CAPTURED)
     assert gone(worker_in(done.stdout))
+
+
+@pytest.mark.parametrize("own", [None, "2"])
+def test_operations_of_a_worker_run_on_one_thread_unless_the_reader_says_otherwise(own):
+    code = ONE_COMPUTATION + f"print('threads', setup.workers()[0].environ()[{SET[1]!r}])"
+    mine = {} if own is None else {SET[1]: own}
+    done = subprocess.run(python(code), **CAPTURED | dict(env=RUN["env"] | mine))
+    assert done.stdout.split()[-2:] == ["threads", own or "1"], done.stderr
 
 
 def test_a_process_that_ignores_interrupts_ends_too():

@@ -319,6 +319,7 @@ def _walk(shard, users, step, carried):
         lambda t, *_: t < steps,
         body,
         [0, 0, users, trail.write(0, users), carried],
+        parallel_iterations=1,  # each step waits for the one before in any case
         shape_invariants=[
             *[tf.TensorShape([])] * 2, tf.TensorShape([None, width]), tf.TensorShape(None),
             any_shape,

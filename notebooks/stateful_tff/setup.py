@@ -54,6 +54,17 @@ def quiet_imports() -> None:
     warnings.filterwarnings("ignore", message="IProgress not found")
 
 
+def one_thread_per_operation() -> None:
+    """Keeps TensorFlow from splitting each operation over all cores, here and in the workers.
+
+    The operations of this book take microseconds, and handing parts of them to other threads
+    takes longer than the parts; chapter 6 measures it. Clients and shards still run side by
+    side. TensorFlow reads the setting at its first operation; one that the reader has made
+    stays.
+    """
+    os.environ.setdefault("TF_NUM_INTRAOP_THREADS", "1")
+
+
 def workers() -> list[psutil.Process]:
     """Returns the TFF worker processes that this Python process has started and not ended."""
     found = []
