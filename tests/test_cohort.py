@@ -278,11 +278,24 @@ def test_packing_holds_every_rating_once_in_order():
             for row, batch in zip(batches, dealt, strict=True):
                 size = shard.sizes[row]
                 np.testing.assert_array_equal(shard.items[row, :size], batch["x"][:, 0])
-                np.testing.assert_array_equal(shard.stars[row, :size], batch["y"][:, 0])
+                stars = shard.levels[shard.stars[row, :size]]
+                np.testing.assert_array_equal(stars, batch["y"][:, 0])
                 np.testing.assert_array_equal(
                     shard.rows[shard.position[row, :size]], batch["x"][:, 0]
                 )
                 assert (shard.owner[shard.position[row, :size]] == rank).all()
+
+
+def test_more_kinds_of_ratings_than_a_byte_holds_are_refused_in_words():
+    ratings = ratings_of(3, False, num_users=40)
+    table = ratings.table.assign(rating=np.linspace(1, 5, len(ratings.table), dtype=np.float32))
+    for kept, fits in ((table.iloc[:256], True), (table.iloc[:257], False)):
+        clients = ClientDatasets(attrs.evolve(ratings, table=kept), 4, shuffle_seed=0)
+        if fits:
+            CohortData(clients)
+        else:
+            with pytest.raises(DataError, match="257 different values"):
+                CohortData(clients)
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2**32 - 1, 2**32, 2**70 + 12345])

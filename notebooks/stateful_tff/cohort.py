@@ -43,7 +43,8 @@ class Shard:
         index: int32[n], the clients' ids.
         active: int32[steps], how many clients have a batch in each step.
         items: int32[m, batch_size], movies.
-        stars: float32[m, batch_size], ratings.
+        stars: uint8[m, batch_size], ratings, as places in `levels`.
+        levels: float32[s], the distinct ratings in stars.
         sizes: int32[m], the number of ratings in each batch.
         rows: int32[r], the distinct movies of all clients, one client after the other; empty
             where no client sees a movie twice in the round.
@@ -55,6 +56,7 @@ class Shard:
     active = attrs.field()
     items = attrs.field()
     stars = attrs.field()
+    levels = attrs.field()
     sizes = attrs.field()
     rows = attrs.field()
     owner = attrs.field()
@@ -187,7 +189,8 @@ def _pack(data, cohort: np.ndarray, round_num: int, epochs: int) -> Shard:
         cohort.astype(np.int32),
         active.astype(np.int32),
         packed(data._items[source], np.int32),
-        packed(data._stars[source], np.float32),
+        packed(data._stars[source], np.uint8),
+        data._levels,
         np.bincount(batch, minlength=offsets[-1]).astype(np.int32),
         rows,
         owner,
@@ -204,7 +207,7 @@ class CohortData:
         clients: the datasets to pack; batch size and shuffle seed are theirs.
 
     Raises:
-        DataError: if the datasets have no shuffle seed.
+        DataError: if the datasets have no shuffle seed, or over 256 different ratings.
     """
 
     def __init__(self, clients: ClientDatasets):
@@ -215,10 +218,15 @@ class CohortData:
         self._counts = np.array([clients.num_ratings(c) for c in clients])
         self._starts = np.cumsum(self._counts) - self._counts
         arrays = [clients.arrays(c) for c in clients]
-        self._items, self._stars = (
-            np.concatenate(part).astype(kind)
-            for part, kind in zip(zip(*arrays, strict=True), (np.int32, np.float32), strict=True)
-        )
+        items, stars = (np.concatenate(part) for part in zip(*arrays, strict=True))
+        self._items = items.astype(np.int32)
+        self._levels, places = np.unique(stars.astype(np.float32), return_inverse=True)
+        if len(self._levels) > 256:
+            raise DataError(
+                f"The ratings take {len(self._levels)} different values, and a shard holds at "
+                "most 256; round them, or use build_generic_cohort_process."
+            )
+        self._stars = places.astype(np.uint8)
         owner = np.repeat(np.arange(len(clients)), self._counts)
         order = np.lexsort((self._items, owner))
         new = np.ones(len(order), bool)
@@ -537,6 +545,7 @@ def shard_update(shard, client_state, server_message, layout, rates, average):
     tf.debugging.assert_equal(
         shard.index, client_state.index, "The states are not in the order of the shard's clients."
     )
+    shard = attrs.evolve(shard, stars=tf.gather(shard.levels, tf.cast(shard.stars, tf.int32)))
     items = _join(server_message.model_weights, "items")
     users = _join([weights[:, 0] for weights in client_state.local_weights], "users")
     place, sizes = _place(shard), tf.cast(shard.sizes, tf.float32)
@@ -679,7 +688,8 @@ def _shard_type():
 
     kinds = dict(
         index=whole(None), active=whole(None), items=whole(None, None),
-        stars=tff.TensorType(np.float32, [None, None]), sizes=whole(None),
+        stars=tff.TensorType(np.uint8, [None, None]),
+        levels=tff.TensorType(np.float32, [None]), sizes=whole(None),
         rows=whole(None), owner=whole(None), position=whole(None, None),
     )  # fmt: skip
     return tff.StructWithPythonType(list(kinds.items()), Shard)
