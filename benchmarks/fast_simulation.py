@@ -4,7 +4,7 @@
 
 Writes benchmarks/results/fast_simulation.jsonl, one object a line. PYTHON is the interpreter of
 an environment with benchmarks/requirements.txt; without it the rows of Numba and pfl-research
-are left out. STATEFUL_TFF_DATA names the folder or the zip of ML-1M. Takes about 5 minutes.
+are left out. STATEFUL_TFF_DATA names the folder or the zip of ML-1M. Takes about 7 minutes.
 """
 
 import argparse

@@ -104,7 +104,10 @@ class _Seed(ISeedSequence):
 
 
 def _seeds(keys: np.ndarray) -> np.ndarray:
-    """Hashes each row of uint32[n, words] to uint64[n, 4], as NumPy's `SeedSequence` does."""
+    """Hashes each row of uint32[n, words] to uint64[n, 4], as NumPy's `SeedSequence` does.
+
+    The hash is O'Neill's replacement of C++'s `seed_seq`, of 2015.
+    """
     constant = 0x43B0D7E5
 
     def hashed(values, factor):

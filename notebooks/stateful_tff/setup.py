@@ -55,12 +55,11 @@ def quiet_imports() -> None:
 
 
 def one_thread_per_operation() -> None:
-    """Keeps TensorFlow from splitting each operation over all cores, here and in the workers.
+    """Keeps TensorFlow from splitting each operation over all cores, here and in workers started here.
 
-    The operations of this book take microseconds, and handing parts of them to other threads
-    takes longer than the parts; chapter 6 measures it. Clients and shards still run side by
-    side. TensorFlow reads the setting at its first operation; one that the reader has made
-    stays.
+    The operations of this book are small, and handing parts of them to other threads takes
+    longer than the parts; chapter 6 measures it. Clients and shards still run side by side.
+    TensorFlow reads the setting at its first operation; one that the reader has made stays.
     """
     os.environ.setdefault("TF_NUM_INTRAOP_THREADS", "1")
 
