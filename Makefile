@@ -23,21 +23,21 @@ help:  ## list the targets
 
 # Sphinx does not repeat the warnings of pages it has read, so a failed build forgets them.
 book: .venv/lock  ## execute the chapters that changed and build the site in _build/html
-	$(PYTHON) book/refresh_cache.py
+	$(PYTHON) tools/refresh_cache.py
 	.venv/bin/jupyter-book build . -W -n --keep-going --quiet || { rm -rf _build/.doctrees; exit 1; }
-	@$(PYTHON) book/print_times.py
+	@$(PYTHON) tools/print_times.py
 	@echo "The book is ready: _build/html/index.html"
 
 test: lint test-helper test-notebooks  ## check style, test the helper, run the chapters, on synthetic data
 
 test-helper: .venv/lock
-	$(PYTHON) -m pytest tests --ignore=tests/executed --ignore=tests/site --ignore=tests/colab -n 2 --dist loadfile
+	$(PYTHON) -m pytest tests/unit -n 2 --dist loadfile
 
 # Every chapter runs from top to bottom in a copy, with the solutions of its exercises put in.
 test-notebooks: .venv/lock
-	$(PYTHON) tests/executed/prepare.py $(EXECUTED)
+	$(PYTHON) tools/prepare_chapters.py $(EXECUTED)
 	STATEFUL_TFF_DATA=synthetic $(PYTHON) -m pytest --nbmake --overwrite --nbmake-timeout=600 -n 2 $(EXECUTED)
-	$(PYTHON) -m pytest tests/executed --executed=$(EXECUTED)
+	$(PYTHON) -m pytest tests/chapters --executed=$(EXECUTED)
 
 test-site: .venv/lock  ## check the built site in a headless browser
 	$(PYTHON) -m pytest tests/site
@@ -46,41 +46,42 @@ test-site: .venv/lock  ## check the built site in a headless browser
 test-colab: .venv/lock  ## run chapters as in Colab, under Python 3.12 and 3.13
 	$(PYTHON) -m pytest tests/colab
 
-lint: .venv/lock  ## check style, stale exports and notebooks with outputs
+lint: .venv/lock  ## check style, stale exports, notebooks with outputs, the size of chapters
 	$(PYTHON) -m ruff check .
 	$(PYTHON) -m ruff format --check .
-	$(PYTHON) tests/notebooks_clean.py $(CHAPTERS)
+	$(PYTHON) tools/export.py $(CHAPTERS)
+	$(PYTHON) tools/budget.py $(CHAPTERS)
 
 export: .venv/lock  ## write the exported cells to notebooks/stateful_tff and strip all outputs
-	$(PYTHON) tests/notebooks_clean.py --mend $(CHAPTERS)
-	$(PYTHON) book/repository.py
+	$(PYTHON) tools/export.py --write $(CHAPTERS)
+	$(PYTHON) tools/repository.py
 
 repository: .venv/lock  ## say where the book lives: make repository URL=https://github.com/OWNER/NAME
-	$(PYTHON) book/repository.py --set "$(URL)"
-	$(PYTHON) tests/notebooks_clean.py --mend $(CHAPTERS)
+	$(PYTHON) tools/repository.py --set "$(URL)"
+	$(PYTHON) tools/export.py --write $(CHAPTERS)
 
-bench: .venv/lock .venv-bench/lock  ## measure speed on MovieLens-1M; writes benchmarks/results
-	$(PYTHON) benchmarks/data_pipeline.py
-	$(PYTHON) benchmarks/bridge.py
-	$(PYTHON) benchmarks/fast_simulation.py --outside .venv-bench/bin/python
-	$(PYTHON) benchmarks/durable_state.py
-	$(PYTHON) tests/kill_and_resume.py --kills 100 --process vectorized --record
-	$(PYTHON) tests/kill_and_resume.py --kills 100 --process stand-in --record
-	$(PYTHON) tests/kill_and_resume.py --kills 20 --process "per client" --record
-	$(PYTHON) tests/kill_and_resume.py --kills 40 --process stand-in --postgresql --record
-	$(PYTHON) benchmarks/many_workers.py
+bench: .venv/lock .venv-bench/lock  ## measure speed on MovieLens-1M; writes experiments/results
+	$(PYTHON) -m experiments.benchmarks.data_pipeline
+	$(PYTHON) -m experiments.benchmarks.colab_bridge
+	$(PYTHON) -m experiments.benchmarks.cohort_speed --outside .venv-bench/bin/python
+	$(PYTHON) -m experiments.benchmarks.commit_costs
+	$(PYTHON) -m experiments.kill_and_resume --kills 100 --process packed --record
+	$(PYTHON) -m experiments.kill_and_resume --kills 100 --process stand-in --record
+	$(PYTHON) -m experiments.kill_and_resume --kills 20 --process "per client" --record
+	$(PYTHON) -m experiments.kill_and_resume --kills 40 --process stand-in --postgresql --record
+	$(PYTHON) -m experiments.benchmarks.many_workers
 
-results: .venv/lock  ## repeat the long runs on MovieLens-1M; writes book/results and their figure
-	$(PYTHON) studies/fast_simulation.py
-	$(PYTHON) studies/stateful_or_stateless.py
-	$(PYTHON) studies/participation.py
-	$(PYTHON) studies/personalization.py
-	$(PYTHON) book/draw_result.py
+results: .venv/lock  ## repeat the long runs on MovieLens-1M; writes experiments/results and their figure
+	$(PYTHON) -m experiments.studies.convergence
+	$(PYTHON) -m experiments.studies.stateful_or_stateless
+	$(PYTHON) -m experiments.studies.participation_and_staleness
+	$(PYTHON) -m experiments.studies.who_gains
+	$(PYTHON) tools/draw_result.py
 
 doctor: .venv/lock  ## print the versions that matter and run one federated mean
-	@$(PYTHON) -c "from stateful_tff import setup; setup.doctor()"
+	@$(PYTHON) -c "from stateful_tff import session; session.doctor()"
 
-lock: .venv/lock  ## resolve requirements.in anew into requirements.txt
+lock: .venv/lock  ## resolve requirements.in into requirements.txt
 	.venv/bin/uv pip compile requirements.in --override overrides.txt --output-file requirements.txt \
 	  --universal --python-version 3.10 --generate-hashes --upgrade --quiet \
 	  --custom-compile-command "make lock"
@@ -91,9 +92,9 @@ lock: .venv/lock  ## resolve requirements.in anew into requirements.txt
 	@touch $@
 
 # What the benchmarks compare with cannot live in one environment with TFF.
-.venv-bench/lock: benchmarks/requirements.txt .venv/lock
+.venv-bench/lock: experiments/benchmarks/requirements.txt .venv/lock
 	$(PYTHON) -m venv --clear .venv-bench
-	.venv-bench/bin/python -m pip install -qq -r benchmarks/requirements.txt
+	.venv-bench/bin/python -m pip install -qq -r experiments/benchmarks/requirements.txt
 	@touch $@
 
 clean:  ## remove what was built; the environment and downloaded data stay

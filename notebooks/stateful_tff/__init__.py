@@ -1,17 +1,31 @@
-"""The helper package that the chapters of Stateful TFF share.
+"""Federated personalization with clients that keep state, in TensorFlow Federated.
 
-One module per chapter, exported from the chapter's notebook, and six leaves written here:
-`setup` (start and clean end of a session), `environment` and `bridge` (TFF where the reader's
-Python cannot hold it), `plots` (the look of the figures), `recorded` (results of long runs) and
-`exercises` (answers checked in words). Importing the package quiets start-up messages,
-gives each TensorFlow operation one thread, and makes sure that no worker process of TFF
-outlives the Python process.
+Knows nothing of Colab, and importing it loads neither TensorFlow nor TFF.
+
+What is where, each room importing only from those to its left:
+
+    leaves <- state <- data <- models <- methods <- engines; stores; training; evaluation; experiment
+
+- leaves: `checks` (arguments), `progress`, `plots`, `recorded` (results of long runs),
+  `exercises` (answers checked in words), `session` (start and clean end of a session), `colab`
+- `state`: the containers that travel between server and clients
+- `data`: ratings, splits, one dataset per client
+- `models`: matrix factorization, and models as TFF wants them
+- `methods`: what a client and the server do in a round, one file a method
+- `engines`: where a round runs
+- `stores`: where the clients' states live between rounds
+- `training`: the loop over rounds
+- `evaluation`: metrics with intervals, baselines, who gains
+- `experiment`: all of these put together, once
+
+Importing the package quiets start-up messages, gives each TensorFlow operation one thread, and
+makes sure that no worker process of TFF outlives the Python process.
 """
 
 __version__ = "0.1.0"
 
-from . import setup
+from . import session
 
-setup.quiet_imports()
-setup.one_thread_per_operation()
-setup.end_workers_with_this_process()
+session.quiet_imports()
+session.one_thread_per_operation()
+session.end_workers_with_this_process()

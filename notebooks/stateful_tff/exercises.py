@@ -1,4 +1,7 @@
-"""Checks an answer to an exercise and says in words what is wrong with it."""
+"""Checks an answer to an exercise and says in words what is wrong with it.
+
+Knows nothing of the exercises, nor of any other part of the package.
+"""
 
 from collections.abc import Callable
 

@@ -1,4 +1,7 @@
-"""The look of the book's figures: one size, one colour-blind-safe palette, greyscale-proof."""
+"""The look of the book's figures: one size, one colour-blind-safe palette, greyscale-proof.
+
+Knows nothing of what is drawn, nor of any other part of the package.
+"""
 
 import matplotlib as mpl
 import matplotlib.pyplot as plt
@@ -44,7 +47,7 @@ def use_style() -> None:
     )
 
 
-def floor_line(ax: plt.Axes, value: float, label: str, at_left: bool = False) -> None:
+def baseline_line(ax: plt.Axes, value: float, label: str, at_left: bool = False) -> None:
     """Draws a reference result as a labelled horizontal line.
 
     Args:

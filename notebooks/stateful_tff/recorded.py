@@ -1,25 +1,54 @@
-"""Reads the results that `make results` and `make bench` recorded and the chapters print."""
+"""Reads the results that `make results` and `make bench` recorded and the chapters print.
+
+Knows nothing of how a result was measured, nor of any other part of the package.
+"""
+
+from __future__ import annotations
 
 import json
 from pathlib import Path
 
 import pandas as pd
 
-ROOT = Path(__file__).resolve().parents[2]
+FOLDER = Path("experiments", "results")
 
 
-def results(path: str) -> pd.DataFrame:
-    """Returns recorded results as a table, one row per line of the file.
+def folder() -> Path:
+    """Returns the folder of recorded results, the first one above the current folder.
 
-    Args:
-        path: the file seen from the book's top folder, such as
-            "book/results/06_fast_simulation.jsonl".
+    Where there is none, as in a notebook that was opened by itself, it is looked for above the
+    folder of this package.
 
     Raises:
-        FileNotFoundError: if the file is not there, with the command that makes it.
+        FileNotFoundError: if neither has one.
     """
-    file = ROOT / path
+    here, package = Path.cwd(), Path(__file__).resolve().parent
+    for start in (here, package):
+        for above in (start, *start.parents):
+            if (above / FOLDER).is_dir():
+                return above / FOLDER
+    raise FileNotFoundError(
+        f"Recorded results are in the book's folder {FOLDER}, and there is none above {here} or "
+        f"{package}; work in a copy of the whole book."
+    )
+
+
+def results(name: str) -> pd.DataFrame:
+    """Returns recorded results as a table, one row per line of their file.
+
+    Args:
+        name: the results' name, such as "convergence" for `experiments/results/convergence.jsonl`.
+
+    Raises:
+        FileNotFoundError: if they are not there, with the command that records them.
+    """
+    place = folder()
+    file = place / f"{name}.jsonl"
     if not file.is_file():
-        maker = "make bench" if path.startswith("benchmarks/") else "make results"
-        raise FileNotFoundError(f"{file} is missing; `{maker}` writes it, or check it out again.")
-    return pd.DataFrame(json.loads(line) for line in file.read_text().splitlines())
+        study = place.parent / "studies" / f"{name}.py"
+        maker = "make results" if study.is_file() else "make bench"
+        known = ", ".join(sorted(path.stem for path in place.glob("*.jsonl"))) or "nothing yet"
+        raise FileNotFoundError(
+            f"{file} is missing; `{maker}` records it, or check it out again (recorded: {known})."
+        )
+    return pd.DataFrame(json.loads(line) for line in file.read_text("utf-8").splitlines())

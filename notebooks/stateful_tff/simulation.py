@@ -16,7 +16,7 @@ import pandas as pd
 import tensorflow as tf
 import tensorflow_federated as tff
 
-from . import setup
+from .progress import progress
 from .data import ClientDatasets, Ratings
 from .model import predict_ratings
 from .process import ClientState, ServerState
@@ -303,7 +303,7 @@ def _run(
     server_state = process.initialize() if server_state is None else server_state
     history = [] if history is None else history.reset_index().to_dict("records")
     done = int(server_state.round_num)
-    for round_num in setup.progress(range(done, done + num_rounds), "rounds"):
+    for round_num in progress(range(done, done + num_rounds), "rounds"):
         start = time.perf_counter()
         cohort = sample_fn(registry.num_clients, cohort_size, round_num, seed)
         data, states = inputs(server_state, cohort, round_num)

@@ -7,9 +7,9 @@ import time
 
 import psutil
 import pytest
-from conftest import MEAN, outer_python, text_of
 
-from stateful_tff import bridge
+from stateful_tff.colab import bridge
+from tools.play_colab import MEAN, outer_python, text_of
 
 NON_ASCII = "Amélie, 千と千尋の神隠し, Солярис, 🎬"
 
@@ -82,12 +82,12 @@ def test_progress_bars_move(session):
     code = """
 import os
 import time
-from stateful_tff import setup
+from stateful_tff.progress import progress
 from tqdm.auto import tqdm
 for _ in tqdm(range(5), mininterval=0):
     time.sleep(0.3)
 os.environ["STATEFUL_TFF_PROGRESS"] = "1"
-for _ in setup.progress(range(3), "rounds"):
+for _ in progress(range(3), "rounds"):
     time.sleep(0.3)
 os.environ["STATEFUL_TFF_PROGRESS"] = "0" """
     request = session.send(code)

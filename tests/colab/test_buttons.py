@@ -7,7 +7,9 @@ import sys
 from pathlib import Path
 
 import yaml
-from conftest import COLABS_PYTHONS, ROOT, repository
+
+from tools import repository
+from tools.play_colab import COLABS_PYTHONS, ROOT
 
 PLACE = "https://colab.research.google.com/github/reader/book/blob/colab/notebooks/"
 

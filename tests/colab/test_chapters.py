@@ -5,12 +5,13 @@ import re
 from pathlib import Path
 
 import pytest
-from conftest import outer_python, text_of
 from jupyter_client.kernelspec import KernelSpecManager
 from jupyter_client.manager import AsyncKernelManager
 from nbclient import NotebookClient
 
-EXPECTED = json.loads((Path(__file__).parents[1] / "executed" / "expected.json").read_text())
+from tools.play_colab import outer_python, text_of
+
+EXPECTED = json.loads((Path(__file__).parents[1] / "chapters" / "expected.json").read_text())
 
 
 def execute(notebook, python, environment, where):

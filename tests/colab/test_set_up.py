@@ -8,13 +8,13 @@ import time
 import types
 from pathlib import Path
 
-import notebooks_clean
 import pytest
-from conftest import MEAN, UV, Session, text_of
 
-from stateful_tff import environment
+from stateful_tff.colab import environment
+from tools import export
+from tools.play_colab import MEAN, UV, Session, text_of
 
-NOTEBOOKS = notebooks_clean.PACKAGE.parent
+NOTEBOOKS = export.PACKAGE.parent
 TINY = "six==1.16.0 --hash=sha256:" + "0" * 64 + "\n"
 
 
@@ -35,14 +35,14 @@ def test_with_tff_present_the_cell_only_prints_what_it_runs_on(own_python, tmp_p
     try:
         session.run("import tensorflow_federated, stateful_tff.plots", timeout=120)
         start = time.monotonic()
-        reply, outputs = session.run(notebooks_clean.setup_cell())
+        reply, outputs = session.run(export.setup_cell())
         assert time.monotonic() - start < 1 and reply["status"] == "ok"
         (output,) = outputs
         assert output.name == "stdout" and output.text.count("\n") == 1
         assert output.text.startswith("Python 3.1") and "TFF 0.87.0" in output.text
         session.run("import sys")
-        assert session.value("'stateful_tff.bridge' in sys.modules")
-        assert session.value("sys.modules['stateful_tff.bridge']._bridge is None")
+        assert session.value("'stateful_tff.colab.bridge' in sys.modules")
+        assert session.value("sys.modules['stateful_tff.colab.bridge']._bridge is None")
     finally:
         session.end()
 
@@ -55,7 +55,7 @@ def test_a_fitting_python_without_tff_goes_on_by_itself(open_session, book, with
     session.run(
         f"import sys\nfrom pathlib import Path\n"
         f"sys.path.insert(0, {str(book.checkout.parent / 'right' / 'notebooks')!r})\n"
-        f"from stateful_tff import environment\n"
+        f"from stateful_tff.colab import environment\n"
         f"environment.make = lambda python: Path({str(with_tff)!r})"
     )
     reply, outputs = session.set_up(book)
@@ -95,7 +95,7 @@ def said(session, code):
 
 
 def test_while_there_is_no_address_the_cell_says_so(open_session):
-    sentence = said(open_session("3.13"), notebooks_clean.SETUP_CELL)
+    sentence = said(open_session("3.13"), export.SETUP_CELL)
     assert "the address to fetch it from is not set" in sentence and sentence.endswith("folder.")
 
 

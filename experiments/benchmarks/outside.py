@@ -1,0 +1,166 @@
+"""One round outside TFF, for comparison: compiled by Numba, or simulated by pfl-research.
+
+Called by cohort_speed.py with the Python of another environment (requirements.txt here):
+
+    python outside.py numba|pfl data.npz repeats
+
+Reads the round from the file, prints the seconds of the fastest repeat and the peak memory as
+JSON, and writes the trained item table to `data.npz` + ".out.npy".
+"""
+
+import json
+import resource
+import sys
+import time
+
+import numpy as np
+
+
+def one_client(items, stars, q, b, p, a, mean, size, client_rate, local_rate, l2):
+    """The loop of chapter 4 on one client's own rows: returns what changed."""
+    q, b, p = q[items], b[items], p.copy()
+    q0, b0 = q.copy(), b.copy()
+    for start in range(0, len(items), size):
+        rows = slice(start, start + size)
+        x, count = q[rows], len(stars[rows])
+        error = mean + x @ p + b[rows] + a - stars[rows]
+        scaled = error * np.float32(2 / count)
+        slope = scaled @ x + np.float32(2 * l2) * p
+        slope_a = scaled.sum() + 2 * l2 * a
+        q[rows] -= client_rate * (scaled[:, None] * p + np.float32(2 * l2 / count) * x)
+        b[rows] -= client_rate * (scaled + np.float32(2 * l2 / count) * b[rows])
+        p -= local_rate * slope
+        a -= local_rate * slope_a
+    return q - q0, b - b0, p, a
+
+
+def numba_round(data):
+    """Returns a function that runs the round, compiled, on one core."""
+    import numba
+
+    @numba.njit(fastmath=True, cache=False)
+    def run(items, stars, bounds, q, b, p, a, mean, size, client_rate, local_rate, l2):
+        factors = q.shape[1]
+        sum_q, sum_b = np.zeros_like(q), np.zeros_like(b)
+        p, a = p.copy(), a.copy()
+        error = np.zeros(size, np.float32)
+        slope = np.zeros(factors, np.float32)
+        for user in range(len(bounds) - 1):
+            begin, end = bounds[user], bounds[user + 1]
+            weight, mine = np.float32(end - begin), p[user]
+            for start in range(begin, end, size):
+                stop = min(start + size, end)
+                share = np.float32(2.0) / np.float32(stop - start)
+                slope[:] = 0
+                slope_a = np.float32(0)
+                for r in range(start, stop):
+                    row = q[items[r]]
+                    dot = mean + b[items[r]] + a[user] - stars[r]
+                    for k in range(factors):
+                        dot += row[k] * mine[k]
+                    dot *= share
+                    error[r - start] = dot
+                    slope_a += dot
+                    for k in range(factors):
+                        slope[k] += dot * row[k]
+                for r in range(start, stop):
+                    row, total = q[items[r]], sum_q[items[r]]
+                    dot, pull = error[r - start], l2 * share
+                    for k in range(factors):
+                        total[k] -= weight * client_rate * (dot * mine[k] + pull * row[k])
+                    sum_b[items[r]] -= weight * client_rate * (dot + pull * b[items[r]])
+                for k in range(factors):
+                    mine[k] -= local_rate * (slope[k] + 2 * l2 * mine[k])
+                a[user] -= local_rate * (slope_a + 2 * l2 * a[user])
+        ratings = np.float32(bounds[-1])
+        return q + sum_q / ratings, b + sum_b / ratings, p, a
+
+    numbers = [np.float32(data[n]) for n in ("client_rate", "local_rate", "l2")]
+    arrays = [data[n] for n in ("items", "stars", "bounds", "q", "b", "p", "a")]
+    return lambda: run(*arrays, np.float32(data["mean"]), int(data["size"]), *numbers)[0]
+
+
+def pfl_round(data):
+    """Returns a function that runs the round in pfl-research, with a client in NumPy."""
+    from pfl.aggregate.simulate import SimulatedBackend
+    from pfl.algorithm.base import FederatedAlgorithm
+    from pfl.common_types import Population
+    from pfl.context import CentralContext
+    from pfl.data.dataset import Dataset
+    from pfl.data.federated_dataset import FederatedDataset
+    from pfl.hyperparam import AlgorithmHyperParams, ModelHyperParams
+    from pfl.internal.ops import selector
+    from pfl.metrics import Metrics
+    from pfl.stats import MappedVectorStatistics
+
+    selector.set_framework_module(__import__("pfl.internal.ops.numpy_ops", fromlist=["x"]))
+    bounds, q, b = data["bounds"], data["q"], data["b"]
+    p, a = data["p"], data["a"]
+    rates = [np.float32(data[n]) for n in ("client_rate", "local_rate", "l2")]
+    states = {}
+
+    class Stateful(FederatedAlgorithm):
+        """Federated averaging in which the algorithm keeps the users' states."""
+
+        def process_aggregated_statistics(self, context, metrics, model, statistics):
+            return model, Metrics()
+
+        def get_next_central_contexts(self, *args, **kwargs):
+            return None
+
+        def simulate_one_user(self, model, user_dataset, central_context):
+            items, stars = user_dataset.raw_data
+            user, weight = int(user_dataset.user_id), np.float32(len(items))
+            delta_q, delta_b, mine, bias = one_client(
+                items, stars, q, b, p[user], a[user],
+                np.float32(data["mean"]), int(data["size"]), *rates,
+            )  # fmt: skip
+            states[user] = mine, bias
+            dense_q, dense_b = np.zeros_like(q), np.zeros_like(b)
+            dense_q[items], dense_b[items] = weight * delta_q, weight * delta_b
+            return MappedVectorStatistics({"q": dense_q, "b": dense_b}, weight=weight), Metrics()
+
+    users = [
+        Dataset((data["items"][s:e], data["stars"][s:e]), user_id=str(u))
+        for u, (s, e) in enumerate(zip(bounds[:-1], bounds[1:], strict=True))
+    ]
+
+    def run():
+        turn = iter(range(len(users)))
+        federated = FederatedDataset(lambda user: users[user], lambda: next(turn))
+        backend = SimulatedBackend(federated, federated)
+        context = CentralContext(
+            current_central_iteration=0,
+            do_evaluation=False,
+            cohort_size=len(users),
+            population=Population.TRAIN,
+            model_train_params=ModelHyperParams(),
+            model_eval_params=ModelHyperParams(),
+            algorithm_params=AlgorithmHyperParams(),
+            seed=0,
+        )
+        statistics, _ = backend.gather_results(None, Stateful(), central_context=context)
+        return q + statistics["q"] / np.float32(bounds[-1])
+
+    return run
+
+
+def main() -> None:
+    """Runs the round and prints what it took."""
+    kind, path, repeats = sys.argv[1], sys.argv[2], int(sys.argv[3])
+    data = dict(np.load(path))
+    run = {"numba": numba_round, "pfl": pfl_round}[kind](data)
+    if kind == "numba":
+        run()  # compiles
+    best = float("inf")
+    for _ in range(repeats):
+        start = time.perf_counter()
+        table = run()
+        best = min(best, time.perf_counter() - start)
+    np.save(path + ".out.npy", table)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    print(json.dumps({"seconds": best, "peak_rss_mb": round(peak)}))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,144 @@
+"""Three ways to split ratings without sharing one, and the deal into support and query.
+
+Knows nothing of files, TensorFlow, models and TFF.
+"""
+
+from __future__ import annotations
+
+import attrs
+import numpy as np
+import pandas as pd
+
+from .ratings import DataError, Ratings
+
+
+@attrs.frozen
+class Split:
+    """Three parts of the same ratings; no rating is in two of them."""
+
+    train: Ratings
+    validation: Ratings
+    test: Ratings
+
+    @property
+    def train_and_validation(self) -> Ratings:
+        """What the final model trains on, once validation has chosen the hyperparameters."""
+        table = pd.concat([self.train.table, self.validation.table])
+        table = table.sort_values(["user", "timestamp", "item"], ignore_index=True)
+        return attrs.evolve(self.train, table=table)
+
+
+def _cuts(count, train: float, validation: float) -> tuple:
+    """Where to cut so many things into three parts: two indices, rounded down."""
+    if not (train > 0 and validation > 0 and train + validation < 1):
+        raise DataError(
+            f"train={train} and validation={validation} leave no room for three parts; give "
+            "shares above 0 with a sum below 1."
+        )
+    return tuple(
+        # 0.8 + 0.1 is a little more than 0.9 in floating point, so round before cutting.
+        np.floor(np.round(np.multiply(count, share), 9)).astype(int)
+        for share in (train, train + validation)
+    )
+
+
+def _index_in_user(ratings: Ratings) -> np.ndarray:
+    """int64[n]: each row counted from 0 among the rows of its user."""
+    return np.arange(len(ratings)) - ratings.bounds[ratings.table["user"]]
+
+
+def split_by_time(ratings: Ratings, train: float = 0.8, validation: float = 0.1) -> Split:
+    """Splits every user's ratings by time: the oldest to train on, the newest to test.
+
+    Args:
+        ratings: the ratings.
+        train: share of each user's ratings to train on, rounded down.
+        validation: share of each user's ratings to choose hyperparameters with.
+
+    Raises:
+        DataError: when a user has ratings, but too few to be in all three parts.
+    """
+    counts = np.diff(ratings.bounds)
+    first, second = _cuts(counts, train, validation)
+    too_few = (counts > 0) & ((first == 0) | (first == second) | (second == counts))
+    if too_few.any():
+        u = too_few.argmax()
+        raise DataError(
+            f"user {ratings.user_ids[u]} has {counts[u]} ratings, too few for three parts; "
+            "leave such users out with ratings.select."
+        )
+    user, index = ratings.table["user"], _index_in_user(ratings)
+    part = (index >= first[user]).astype(int) + (index >= second[user])
+    return Split(*(ratings.select(part == i) for i in range(3)))
+
+
+def split_at_random(
+    ratings: Ratings, train: float = 0.8, validation: float = 0.1, seed: int = 0
+) -> Split:
+    """Splits ratings at random, regardless of user and time.
+
+    Args:
+        ratings: the ratings.
+        train: share of the ratings to train on, rounded down.
+        validation: share of the ratings to choose hyperparameters with.
+        seed: decides the split.
+
+    Raises:
+        DataError: when there are too few ratings for three parts.
+    """
+    first, second = _cuts(len(ratings), train, validation)
+    if not 0 < first < second < len(ratings):
+        raise DataError(f"{len(ratings)} ratings are too few for three parts; use more ratings.")
+    order = np.random.default_rng(seed).permutation(len(ratings))
+    return Split(*(ratings.select(rows) for rows in np.split(order, [first, second])))
+
+
+def split_users(
+    ratings: Ratings,
+    train: float = 0.8,
+    validation: float = 0.1,
+    seed: int = 0,
+    max_ratings: int = 300,
+) -> Split:
+    """Splits users at random, so that users of one part are unknown to the others.
+
+    Args:
+        ratings: the ratings.
+        train: share of the users to train on, rounded down.
+        validation: share of the users to choose hyperparameters with.
+        seed: decides the split.
+        max_ratings: how many of each user's oldest ratings to keep.
+
+    Raises:
+        DataError: when there are too few users for three parts.
+    """
+    users = np.unique(ratings.table["user"])
+    first, second = _cuts(len(users), train, validation)
+    if not 0 < first < second < len(users):
+        raise DataError(f"{len(users)} users are too few for three parts; use more users.")
+    order = np.random.default_rng(seed).permutation(users)
+    kept = _index_in_user(ratings) < max_ratings
+    parts = np.split(order, [first, second])
+    return Split(*(ratings.select(kept & ratings.table["user"].isin(part)) for part in parts))
+
+
+def support_and_query(ratings: Ratings) -> tuple[Ratings, Ratings]:
+    """Deals each user's ratings out in turn: one to adapt to, the next to be judged on.
+
+    Args:
+        ratings: at least two ratings of each user who has any.
+
+    Returns:
+        The support set and the query set.
+
+    Raises:
+        DataError: when a user has a single rating.
+    """
+    single = np.diff(ratings.bounds) == 1
+    if single.any():
+        raise DataError(
+            f"user {ratings.user_ids[single.argmax()]} has a single rating, too few for support "
+            "and query; leave such users out with ratings.select."
+        )
+    even = _index_in_user(ratings) % 2 == 0
+    return ratings.select(even), ratings.select(~even)

@@ -1,0 +1,149 @@
+"""Users who arrive: who counts as seen, what they rate first, and where their state begins.
+
+Knows nothing of methods, engines and stores: serving a user is a function that predicts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import attrs
+import numpy as np
+import pandas as pd
+
+from ..checks import whole_number
+from ..data import DataError, Ratings, Split, split_by_time, split_users
+from ..state import ClientState
+from .baselines import fit_biases
+from .metrics import per_user
+
+LEAST_QUERY = 10  # ratings that a new user has to be judged on
+
+
+@attrs.frozen
+class SeenAndUnseen:
+    """Two kinds of users, so that one training serves two questions.
+
+    Attributes:
+        seen: the ratings of the users who may be trained on, each user's split by time.
+        unseen: the ratings of users whom nobody trains on, at most the 300 oldest of each.
+    """
+
+    seen: Split
+    unseen: Ratings
+
+
+def seen_and_unseen(ratings: Ratings, seed: int = 0, tuning: bool = False) -> SeenAndUnseen:
+    """Keeps a tenth of the users out of training, and splits the others' ratings by time.
+
+    Args:
+        ratings: the ratings.
+        seed: decides who is unseen.
+        tuning: keep the test users out of everything; the validation users are the unseen ones.
+
+    Raises:
+        DataError: as `split_users` and `split_by_time` do.
+    """
+    split = split_users(ratings, seed=seed)
+    seen, unseen = split.train_and_validation, split.test
+    if tuning:
+        seen, unseen = split.train, split.validation
+    rows = ratings.table["user"].isin(seen.table["user"].unique())
+    return SeenAndUnseen(split_by_time(ratings.select(rows)), unseen)
+
+
+def first_ratings(unseen: Ratings, counts: Sequence[int]) -> tuple[dict[int, Ratings], Ratings]:
+    """Lets new users arrive: their first ratings to adapt to, and later ones to judge on.
+
+    Args:
+        unseen: the ratings of new users.
+        counts: how many first ratings to adapt to.
+
+    Returns:
+        The support set for each count, and the one query set: what comes after the largest
+        count, of the users who have at least ten ratings there.
+
+    Raises:
+        TypeError: if a count is no whole number.
+        ValueError: if a count is negative, or there are no counts.
+        DataError: if no user has enough ratings.
+    """
+    counts = [whole_number("A count of first ratings", count, 0) for count in counts]
+    if not counts:
+        raise ValueError("There are no counts of first ratings; give at least one.")
+    index = np.arange(len(unseen)) - unseen.bounds[unseen.table["user"]]
+    most = max(counts)
+    needed = most + LEAST_QUERY
+    enough = np.diff(unseen.bounds)[unseen.table["user"]] >= needed
+    if not enough.any():
+        raise DataError(f"No new user has {needed} ratings; give smaller counts than {most}.")
+    support = {count: unseen.select(enough & (index < count)) for count in counts}
+    return support, unseen.select(enough & (index >= most))
+
+
+def cold_start(
+    unseen: Ratings,
+    counts: Sequence[int],
+    serve: Callable[[Ratings, Ratings, int], np.ndarray],
+) -> pd.DataFrame:
+    """Returns the RMSE of new users in stars, one row per user and one column per count.
+
+    Args:
+        unseen: the ratings of new users.
+        counts: after how many ratings to judge.
+        serve: `serve(support, query, count)` adapts to the support ratings and returns a
+            prediction in stars for each row of `query.table`.
+
+    Raises:
+        DataError: if no user has enough ratings.
+        ValueError: as `first_ratings` and `metrics.clipped_errors` do.
+    """
+    supports, query = first_ratings(unseen, counts)
+    return pd.DataFrame(
+        {n: per_user(serve(part, query, n), query)["rmse"] for n, part in supports.items()}
+    )
+
+
+def serve_biases(
+    train: Ratings, shrink: float = 5.0
+) -> Callable[[Ratings, Ratings, int], np.ndarray]:
+    """Returns a baseline for `cold_start`: mean, item bias, and a user bias from the support.
+
+    Args:
+        train: the ratings of seen users, for the mean and the items' biases.
+        shrink: pulls the biases to zero, in ratings.
+
+    Raises:
+        TypeError: if `shrink` is not a number.
+        ValueError: if `shrink` is not above zero.
+    """
+    biases = fit_biases(train, shrink)
+
+    def serve(support: Ratings, query: Ratings, count: int) -> np.ndarray:
+        return biases.fold_in(support, shrink=shrink).predict(query)
+
+    return serve
+
+
+def mean_start(states: ClientState, start: ClientState) -> ClientState:
+    """Returns first states whose local weights are the mean of the clients that took part.
+
+    Args:
+        states: stacked; those whose `num_visits` is zero do not count, so a whole population
+            will do, as in `store[range(store.num_clients)]`.
+        start: stacked first states of the clients that are to begin there.
+
+    Returns:
+        `start` with other local weights: every client's are the same.
+
+    Raises:
+        ValueError: if none of the clients took part in a round.
+    """
+    took_part = np.asarray(states.num_visits) > 0
+    if not took_part.any():
+        raise ValueError("None of these clients took part in a round; train first.")
+    means = [
+        np.broadcast_to(np.asarray(part)[took_part].mean(axis=0), np.shape(first)).copy()
+        for part, first in zip(states.local_weights, start.local_weights, strict=True)
+    ]
+    return attrs.evolve(start, local_weights=means)

@@ -1,0 +1,181 @@
+"""Users one by one: who gains by how much, what is chance, which traits go along, how even it is.
+
+Knows nothing of models, methods, engines and stores: it takes predictions.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+from scipy.special import ndtr
+
+from ..checks import whole_number
+from ..data import Ratings
+from .bootstrap import interval
+from .metrics import per_user
+
+SPLIT_HALF_NOISE = ("worse", "worse again", "spread", "truly worse")  # what it returns, in order
+RMSE_SPREAD = ("spread", "worst tenth", "best tenth")  # what it returns, in order
+
+
+def gains(predicted: np.ndarray, baseline: np.ndarray, ratings: Ratings) -> pd.Series:
+    """Returns by how many stars each user's RMSE lies below that of a baseline.
+
+    Args:
+        predicted: predictions of the method, one per row of `ratings.table`, in stars.
+        baseline: predictions of what it is compared with.
+        ratings: the true ratings.
+
+    Returns:
+        float[n], in stars, indexed by the ids of the users who have ratings.
+
+    Raises:
+        ValueError: as `metrics.clipped_errors` does.
+    """
+    return per_user(baseline, ratings)["rmse"] - per_user(predicted, ratings)["rmse"]
+
+
+def worse_off(gains: np.ndarray) -> float:
+    """Returns the share of users with a gain below zero."""
+    return float(np.mean(np.asarray(gains) < 0))
+
+
+def gains_in_halves(predicted: np.ndarray, baseline: np.ndarray, ratings: Ratings) -> np.ndarray:
+    """Returns each user's gain on two halves of the ratings, dealt out in turn.
+
+    Args:
+        predicted: predictions of the method, one per row of `ratings.table`, in stars.
+        baseline: predictions of what it is compared with.
+        ratings: the true ratings.
+
+    Returns:
+        float[n, 2], in stars, for the users who have two ratings or more.
+
+    Raises:
+        ValueError: as `metrics.clipped_errors` does.
+    """
+    turn = np.arange(len(ratings)) - ratings.bounds[ratings.table["user"]]
+    halves = [
+        gains(np.asarray(predicted)[rows], np.asarray(baseline)[rows], ratings.select(rows))
+        for rows in (turn % 2 == 0, turn % 2 == 1)
+    ]
+    return pd.concat(halves, axis=1, join="inner").to_numpy()
+
+
+def split_half_noise(halves: np.ndarray) -> np.ndarray:
+    """Tells true gains from the noise of a small test (split-half reliability).
+
+    Args:
+        halves: float[n, 2] in stars, made by `gains_in_halves`.
+
+    Returns:
+        float64[4], as `SPLIT_HALF_NOISE` names them: the share with a gain below zero in the
+        second half; that share among those below zero in the first; the standard deviation of the
+        true gains, in stars, whose square is the covariance of the halves; and the share of true
+        gains below zero, if they are normally distributed.
+    """
+    first, second = halves.T
+    spread = np.sqrt(max(np.cov(first, second)[0, 1], 0.0))
+    center = halves.mean()
+    truly = ndtr(-center / spread) if spread else float(center < 0)
+    again = worse_off(second[first < 0]) if (first < 0).any() else np.nan
+    return np.array([worse_off(second), again, spread, truly])
+
+
+def user_traits(train: Ratings) -> pd.DataFrame:
+    """Describes users by what they rated in training.
+
+    Args:
+        train: the ratings that training may use.
+
+    Returns:
+        One row per user who has ratings, indexed by the user's id: `ratings`, how many they
+        are; `distance`, in stars, the root mean square of the differences to the mean rating
+        that the others gave to the same movie; `popularity`, how many ratings a movie has that
+        the user rates, on average.
+    """
+    user, item, stars = (train.table[c].to_numpy() for c in ("user", "item", "rating"))
+    count = np.bincount(item, minlength=train.num_items)
+    total = np.bincount(item, stars, train.num_items)
+    others = count[item] - 1
+    apart = stars - (total[item] - stars) / np.maximum(others, 1)
+    table = pd.DataFrame({"apart": np.where(others, apart**2, np.nan), "count": count[item]})
+    users = table.groupby(user)
+    columns = {
+        "ratings": users.size(),
+        "distance": np.sqrt(users["apart"].mean()).fillna(0.0),
+        "popularity": users["count"].mean(),
+    }
+    return pd.DataFrame(columns).rename_axis("user")
+
+
+def by_trait(gains: pd.Series, traits: pd.DataFrame, groups: int = 5) -> pd.DataFrame:
+    """Groups users by each trait, into groups of equal size.
+
+    Args:
+        gains: one gain per user, in stars, indexed by user.
+        traits: made by `user_traits`; holds these users and perhaps more.
+        groups: how many groups to make of each trait.
+
+    Returns:
+        One row per trait and group: `trait`, `group` from 1 for the lowest, `median` of the
+        trait in the group, mean gain `value` in stars with its interval `low` and `high`, and
+        `worse`, the share of users with a gain below zero.
+
+    Raises:
+        TypeError: if `groups` is no whole number.
+        ValueError: if it is below one, or there are fewer users than groups.
+    """
+    if whole_number("groups", groups, 1) > len(gains):
+        raise ValueError(f"{len(gains)} users do not fill {groups} groups; take fewer groups.")
+    rows = []
+    for trait in traits:
+        values = traits.loc[gains.index, trait]
+        group = pd.qcut(values.rank(method="first"), groups, labels=False)
+        for number in range(groups):
+            chosen = gains[group == number].to_numpy()
+            rows.append(
+                {"trait": trait, "group": number + 1, "median": values[group == number].median()}
+                | dict(zip(("value", "low", "high"), interval(chosen), strict=True))
+                | {"worse": worse_off(chosen)}
+            )
+    return pd.DataFrame(rows)
+
+
+def trait_effects(gains: pd.Series, traits: pd.DataFrame) -> pd.DataFrame:
+    """Separates the traits, by a regression of the gain on the ranks of all traits together.
+
+    Args:
+        gains: one gain per user, in stars, indexed by user.
+        traits: made by `user_traits`; holds these users and perhaps more.
+
+    Returns:
+        One row per trait: `value` with `low` and `high`, how many stars the user with the
+        highest value gains more than the one with the lowest, at equal ranks in the others.
+
+    Raises:
+        ValueError: if there are no users.
+    """
+    ranks = traits.loc[gains.index].rank(pct=True).to_numpy()
+
+    def coefficients(rows):
+        design = np.column_stack([np.ones(len(rows)), rows[:, 1:]])
+        return np.linalg.lstsq(design, rows[:, 0], rcond=None)[0][1:]
+
+    found = interval(np.column_stack([gains, ranks]), coefficients)
+    return pd.DataFrame(found.T, index=list(traits), columns=["value", "low", "high"])
+
+
+def rmse_spread(rmse: np.ndarray) -> np.ndarray:
+    """Measures how evenly users are served (after Li et al. 2020).
+
+    Args:
+        rmse: float[n], one RMSE per user, in stars.
+
+    Returns:
+        float64[3] in stars, as `RMSE_SPREAD` names them: the standard deviation over users, and
+        the means of the tenth of users with the highest and with the lowest RMSE.
+    """
+    tenth = max(len(rmse) // 10, 1)
+    ordered = np.partition(rmse, [tenth - 1, len(rmse) - tenth])
+    return np.array([np.std(rmse), ordered[-tenth:].mean(), ordered[:tenth].mean()])

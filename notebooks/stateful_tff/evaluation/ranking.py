@@ -1,0 +1,142 @@
+"""Lists instead of stars: where a movie stands that the user went on to rate.
+
+Knows nothing of methods, engines and stores: a model is its specification and its weights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import attrs
+import numpy as np
+
+from ..checks import client_ids, whole_number
+from ..data import Ratings
+from ..models.matrix_factorization import MatrixFactorization
+
+
+@attrs.frozen(eq=False)
+class LeaveOneOut:
+    """One movie per user to be found among others.
+
+    Attributes:
+        users: int64[n], the users.
+        target: int64[n], the movie that each rated last.
+        all: bool[n, num_items], the movies that the user never rated.
+        sampled: bool[n, num_items], some of them, drawn at random.
+    """
+
+    users: np.ndarray
+    target: np.ndarray
+    all: np.ndarray
+    sampled: np.ndarray
+
+
+def leave_one_out(
+    ratings: Ratings, test: Ratings, seed: int = 0, negatives: int = 99
+) -> LeaveOneOut:
+    """Sets the task of finding each user's last test movie among those never rated.
+
+    Args:
+        ratings: all ratings, so that no movie which the user knows competes.
+        test: the newest ratings, in the order of time.
+        seed: decides the sampled movies.
+        negatives: how many to sample for each user.
+
+    Raises:
+        TypeError: if `negatives` is no whole number.
+        ValueError: if it is below one, there are no test ratings, or a user has rated so many
+            movies that there are too few to sample.
+    """
+    users = np.flatnonzero(np.diff(test.bounds))
+    if not len(users):
+        raise ValueError("There are no test ratings to take a last movie of; give at least one.")
+    target = test.table["item"].to_numpy(np.int64)[test.bounds[users + 1] - 1]
+    unknown = np.ones((ratings.num_users, ratings.num_items), bool)
+    unknown[ratings.table["user"], ratings.table["item"]] = False
+    unknown = unknown[users]
+    fewest = unknown.sum(axis=1).min()
+    if fewest < whole_number("negatives", negatives, 1):
+        raise ValueError(f"A user has {fewest} movies left, too few to sample {negatives}.")
+    keys = np.random.default_rng(seed).random(unknown.shape, np.float32)
+    drawn = np.argpartition(np.where(unknown, keys, 2), negatives - 1, axis=1)[:, :negatives]
+    sampled = np.zeros_like(unknown)
+    np.put_along_axis(sampled, drawn, True, axis=1)
+    return LeaveOneOut(users, target, unknown, sampled)
+
+
+def target_ranks(
+    scores: np.ndarray, target: np.ndarray, candidates: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Finds each user's target among the movies that it competes with.
+
+    Args:
+        scores: float[n, num_items], higher is better, or one row for all users.
+        target: int[n], one movie per user, which is not among the candidates.
+        candidates: bool[n, num_items].
+
+    Returns:
+        int64[n] twice: how many candidates score higher, and how many the same.
+
+    Raises:
+        ValueError: if the shapes do not go together, or a score is NaN, which would rank first.
+    """
+    scores = np.broadcast_to(scores, np.shape(candidates))
+    if np.isnan(scores).any():
+        raise ValueError("A score is NaN, which compares with nothing; check the predictions.")
+    own = scores[np.arange(len(target)), target][:, None]
+    above = np.count_nonzero((scores > own) & candidates, axis=1)
+    return above, np.count_nonzero((scores == own) & candidates, axis=1)
+
+
+def hit_rate_and_ndcg(
+    above: np.ndarray, tied: np.ndarray, cutoff: int = 10
+) -> tuple[np.ndarray, np.ndarray]:
+    """Returns HR and NDCG at a cutoff for one target per user, the mean over orders of ties.
+
+    Args:
+        above: int[n], how many candidates score higher than the target.
+        tied: int[n], how many score the same.
+        cutoff: the length of the list.
+
+    Returns:
+        float64[n] twice: the chance of the target to be in the list, and the expected
+        1 / log2(1 + rank), with ranks from 1, which counts zero outside of the list.
+
+    Raises:
+        TypeError: if `cutoff` is no whole number.
+        ValueError: if it is below one.
+    """
+    cutoff = whole_number("cutoff", cutoff, 1)
+    worth = np.cumsum(np.append(0.0, 1 / np.log2(np.arange(2, cutoff + 2))))
+    first, last = np.minimum(above, cutoff), np.minimum(above + tied + 1, cutoff)
+    return (last - first) / (tied + 1), (worth[last] - worth[first]) / (tied + 1)
+
+
+def score_all(
+    model: MatrixFactorization,
+    global_weights: Sequence[np.ndarray],
+    local_weights: Sequence[np.ndarray],
+    users: Sequence[int],
+) -> np.ndarray:
+    """Scores every movie for some users; a user's own bias is left out, since it changes no rank.
+
+    Args:
+        model: the specification of the model.
+        global_weights: item vectors `[num_items, k]` and, with biases, `[num_items, 1]`.
+        local_weights: the users' vectors, stacked, `[num_users, k]`; what follows is not used.
+        users: n ids, rows of the user vectors, each once.
+
+    Returns:
+        float32[n, num_items], in stars.
+
+    Raises:
+        TypeError: if an id is no whole number.
+        ValueError: if an id is out of range or comes twice.
+    """
+    vectors, *biases = (np.asarray(part) for part in global_weights)
+    users = client_ids(users, len(local_weights[0]))
+    scores = np.asarray(local_weights[0])[users] @ vectors.T
+    for bias in biases:
+        scores = scores + bias[:, 0]
+    return scores + np.float32(model.mean_rating)

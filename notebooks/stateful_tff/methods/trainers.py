@@ -1,0 +1,230 @@
+"""How a client takes its local steps, for a model with variables and for a functional model.
+
+Knows nothing of methods, engines and stores.
+"""
+
+import attrs
+import tensorflow as tf
+
+from .optimizers import Optimizers, initial_state, step_in_place, with_own_rates
+
+LOCAL, GLOBAL, BOTH = "local", "global", "both"
+
+
+@attrs.frozen(eq=False)
+class Trained:
+    """What local steps result in.
+
+    Attributes:
+        global_weights: a list of tensors.
+        local_weights: a list of tensors.
+        optimizer_state: of the local optimizer, or `()` if none was handed in.
+        num_examples: a float32 scalar.
+        metrics: the model's unfinalized metrics, sums over the examples.
+    """
+
+    global_weights = attrs.field()
+    local_weights = attrs.field()
+    optimizer_state = attrs.field()
+    num_examples = attrs.field()
+    metrics = attrs.field()
+
+
+class VariableTrainer:
+    """Trains a `VariableModel` on a `tf.data.Dataset`, batch by batch.
+
+    Args:
+        model: has `local_model_variables` and `global_model_variables`; used by this object
+            alone.
+        optimizers: `client` moves the global variables, `local` the local ones.
+    """
+
+    def __init__(self, model, optimizers: Optimizers):
+        """See the class."""
+        self.model, self.optimizers = model, optimizers
+
+    @property
+    def global_weights(self) -> list:
+        """The first values of the global variables."""
+        return [variable.read_value() for variable in self.model.global_model_variables]
+
+    @property
+    def local_weights(self) -> list:
+        """The first values of the local variables."""
+        return [variable.read_value() for variable in self.model.local_model_variables]
+
+    def train(
+        self, data, global_weights, local_weights, *, moves=BOTH, optimizer_state=(), adjust=None
+    ) -> Trained:
+        """Takes one step for each batch.
+
+        Args:
+            data: a `tf.data.Dataset` of batches.
+            global_weights: where the global weights start, a list.
+            local_weights: where the local weights start, a list.
+            moves: `LOCAL`, `GLOBAL` or `BOTH`; the other group stays as it is.
+            optimizer_state: of the local optimizer; `()` starts it afresh.
+            adjust: `((global, local) gradients, (global, local) weights) -> gradients`, called
+                before each step, for methods that add a term.
+        """
+        model, optimizers = self.model, self.optimizers
+        groups = model.global_model_variables, model.local_model_variables
+        in_motion = moves in (GLOBAL, BOTH), moves in (LOCAL, BOTH)
+        kept = bool(tf.nest.flatten(optimizer_state))
+        data = data.with_options(_without_tuning())
+
+        @tf.function
+        def steps():
+            model.reset_metrics()
+            for variable, value in zip(
+                [*groups[0], *groups[1]], [*global_weights, *local_weights], strict=True
+            ):
+                variable.assign(value)
+            client_state = initial_state(optimizers.client, groups[0])
+            local_state = optimizer_state if kept else initial_state(optimizers.local, groups[1])
+            local_state = with_own_rates(optimizers.local, local_state, groups[1])
+            num_examples = tf.constant(0.0)
+            for batch in iter(data):
+                with tf.GradientTape() as tape:
+                    output = model.forward_pass(batch)
+                gradients = tape.gradient(output.loss, groups)
+                if adjust is not None:
+                    gradients = adjust(*_dense(gradients, groups))
+                if in_motion[0]:
+                    client_state = step_in_place(
+                        optimizers.client, client_state, groups[0], gradients[0]
+                    )
+                if in_motion[1]:
+                    local_state = step_in_place(
+                        optimizers.local, local_state, groups[1], gradients[1]
+                    )
+                num_examples += tf.cast(output.num_examples, tf.float32)
+            values = [[variable.read_value() for variable in group] for group in groups]
+            metrics = model.report_local_unfinalized_metrics()
+            return (*values, local_state if kept else (), num_examples, metrics)
+
+        return Trained(*steps())
+
+    def only_if(self, condition, data: tf.data.Dataset) -> tf.data.Dataset:
+        """Returns the data where the condition holds, else no batches."""
+        return data.take(tf.where(condition, tf.constant(-1, tf.int64), 0))
+
+    def touched_rows(self, data: tf.data.Dataset, num_rows: int):
+        """Returns a one for each row id that stands in `x` of a batch, float32[num_rows]."""
+        return data.reduce(
+            tf.zeros([num_rows]),
+            lambda found, batch: tf.maximum(
+                found, tf.math.bincount(batch["x"], maxlength=num_rows, minlength=num_rows,
+                                        binary_output=True, dtype=tf.float32)[:num_rows]
+            ),
+        )  # fmt: skip
+
+
+def _dense(gradients, groups):
+    """Returns gradients and weights of both groups as dense tensors."""
+    dense = [
+        [tf.zeros_like(v) if g is None else tf.convert_to_tensor(g) for g, v in zip(*pair, strict=True)]
+        for pair in zip(gradients, groups, strict=True)
+    ]
+    return dense, [[variable.read_value() for variable in group] for group in groups]
+
+
+def _without_tuning() -> tf.data.Options:
+    """Options that keep tf.data from rewriting a pipeline of a few batches at each call."""
+    options = tf.data.Options()
+    options.autotune.enabled = False
+    options.experimental_optimization.apply_default_optimizations = False
+    return options
+
+
+@attrs.frozen(eq=False)
+class PaddedBatches:
+    """A client's batches, padded to one number of batches and one size.
+
+    Attributes:
+        x: inputs, [steps, batch_size, ...].
+        y: targets, [steps, batch_size, ...].
+        sizes: int32[steps], the number of real examples in each batch; they come first.
+    """
+
+    x = attrs.field()
+    y = attrs.field()
+    sizes = attrs.field()
+
+
+class FunctionalTrainer:
+    """Trains a `FunctionalModel` on `PaddedBatches`; it holds no variables.
+
+    Args:
+        model: a `FunctionalModel`.
+        optimizers: `client` moves the global weights, `local` the local ones.
+    """
+
+    def __init__(self, model, optimizers: Optimizers):
+        """See the class."""
+        self.model, self.optimizers = model, optimizers
+
+    @property
+    def global_weights(self) -> list:
+        """The first values of the global weights."""
+        return [tf.convert_to_tensor(weight) for weight in self.model.global_weights]
+
+    @property
+    def local_weights(self) -> list:
+        """The first values of the local weights."""
+        return [tf.convert_to_tensor(weight) for weight in self.model.local_weights]
+
+    def train(
+        self, data, global_weights, local_weights, *, moves=BOTH, optimizer_state=(), adjust=None
+    ) -> Trained:
+        """Takes one step for each batch; see `VariableTrainer.train`."""
+        optimizers = self.optimizers.client, self.optimizers.local
+        weights = tuple(global_weights), tuple(local_weights)
+        kept = bool(tf.nest.flatten(optimizer_state))
+        client_state = initial_state(optimizers[0], weights[0])
+        local_state = optimizer_state if kept else initial_state(optimizers[1], weights[1])
+        states = client_state, with_own_rates(optimizers[1], local_state, weights[1])
+        in_motion = moves in (GLOBAL, BOTH), moves in (LOCAL, BOTH)
+
+        def step(t, weights, states, metrics):
+            size = data.sizes[t]
+            with tf.GradientTape() as tape:
+                tape.watch(weights)
+                sums = self.model.batch_sums(*map(list, weights), data.x[t], data.y[t], size)
+                mean = sums["loss"][0] / tf.cast(tf.maximum(size, 1), tf.float32)
+            gradients = tape.gradient(mean, weights, unconnected_gradients="zero")
+            if adjust is not None:
+                gradients = tf.nest.map_structure(
+                    tf.convert_to_tensor, adjust(gradients, weights)
+                )
+            after, states_after = list(weights), list(states)
+            for group in range(2):
+                if in_motion[group]:
+                    states_after[group], after[group] = optimizers[group].next(
+                        states[group], weights[group], tuple(gradients[group])
+                    )
+            after, states_after = tf.nest.map_structure(
+                lambda new, old: tf.where(size > 0, new, old),
+                (tuple(after), tuple(states_after)),
+                (weights, states),
+            )
+            return t + 1, after, states_after, tf.nest.map_structure(tf.add, metrics, sums)
+
+        _, weights, states, metrics = tf.while_loop(
+            lambda t, *_: t < tf.shape(data.sizes)[0],
+            step,
+            (tf.constant(0), weights, states, self.model.zero_sums()),
+        )
+        num_examples = tf.cast(tf.reduce_sum(data.sizes), tf.float32)
+        local_state = states[1] if kept else ()
+        return Trained(list(weights[0]), list(weights[1]), local_state, num_examples, metrics)
+
+    def only_if(self, condition, data: PaddedBatches) -> PaddedBatches:
+        """Returns the data where the condition holds, else empty batches."""
+        return attrs.evolve(data, sizes=tf.where(condition, data.sizes, tf.zeros_like(data.sizes)))
+
+    def touched_rows(self, data: PaddedBatches, num_rows: int):
+        """Returns a one for each row id that stands in `x` of a batch, float32[num_rows]."""
+        real = tf.sequence_mask(data.sizes, tf.shape(data.x)[1], tf.float32)
+        rows = tf.one_hot(tf.reshape(data.x, [-1]), num_rows)
+        return tf.reduce_max(rows * tf.reshape(real, [-1, 1]), axis=0)

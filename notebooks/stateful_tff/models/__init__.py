@@ -1,0 +1,29 @@
+"""Models with a global and a local part: matrix factorization, its TFF wrapper, any small network.
+
+Knows nothing of methods, engines and stores.
+"""
+
+from .frame import INPUT_SPEC, MatrixFactorizationModel, ModelFn, build_model_fn
+from .functional import FunctionalModel, functional_keras_model, functional_matrix_factorization
+from .matrix_factorization import (
+    MatrixFactorization,
+    UserEmbedding,
+    global_model_variables,
+    local_model_variables,
+    matrix_factorization_model,
+)
+
+__all__ = [
+    "INPUT_SPEC",
+    "FunctionalModel",
+    "MatrixFactorization",
+    "MatrixFactorizationModel",
+    "ModelFn",
+    "UserEmbedding",
+    "build_model_fn",
+    "functional_keras_model",
+    "functional_matrix_factorization",
+    "global_model_variables",
+    "local_model_variables",
+    "matrix_factorization_model",
+]

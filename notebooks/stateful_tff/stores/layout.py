@@ -1,0 +1,110 @@
+"""How a state lies in bytes: which part comes where, and a checksum of all of them.
+
+Knows nothing of databases, rounds or runs.
+"""
+
+import zlib
+
+import attrs
+import numpy as np
+import tensorflow as tf
+
+from .errors import StoreError
+
+
+class Layout:
+    """How the parts of a state lie side by side in bytes, lowest byte first on every machine.
+
+    The layout belongs to the model and not to the bytes, so nothing that is read can run code,
+    and a state of another shape or dtype is refused on its way in.
+
+    Args:
+        template: a state, a `ClientState` or `ServerState`, of NumPy arrays.
+
+    Attributes:
+        dtype: a structured dtype, one field per part, such as `local_weights[0]`.
+        kinds: the same in words, such as `{"local_weights[0]": "float32[1, 50]"}`.
+
+    Raises:
+        TypeError: if a part holds no numbers.
+    """
+
+    def __init__(self, template):
+        """See the class."""
+        self._template, fields = template, []
+        for field in attrs.fields(type(template)):
+            for number, part in enumerate(tf.nest.flatten(getattr(template, field.name))):
+                name, part = f"{field.name}[{number}]", np.asarray(part)
+                if part.dtype.kind not in "biufc":
+                    raise TypeError(f"{name} is of {part.dtype}; a store keeps numbers only.")
+                fields.append((name, part.dtype.newbyteorder("<"), part.shape))
+        self.dtype = np.dtype(fields)
+        self.kinds = {name: _kind(part.base, part.shape) for name, part in self._parts()}
+
+    def _parts(self) -> list[tuple[str, np.dtype]]:
+        return [(name, self.dtype[name]) for name in self.dtype.names]
+
+    def rows(self, stack) -> np.ndarray:
+        """Lays stacked states side by side, one row each.
+
+        Args:
+            stack: a stacked state of the template's kind.
+
+        Returns:
+            dtype[n], an array of the layout's dtype.
+
+        Raises:
+            ValueError: if a part is not of the shape and dtype that the layout has.
+        """
+        parts = [np.asarray(part) for part in tf.nest.flatten(stack)]
+        if len(parts) != len(self.kinds):
+            raise ValueError(f"A state has {len(parts)} parts; the store keeps {len(self.kinds)}.")
+        rows = np.empty(len(parts[0]), self.dtype)
+        for (name, kind), part in zip(self.kinds.items(), parts, strict=True):
+            found = _kind(part.dtype, part.shape[1:])
+            if found != kind or len(part) != len(rows):
+                raise ValueError(f"{name} of a state is {found}; the store keeps {kind}.")
+            rows[name] = part
+        return rows
+
+    def row(self, state) -> np.ndarray:
+        """Returns one state as an array of one row; the errors are those of `rows`."""
+        return self.rows(tf.nest.map_structure(lambda part: np.asarray(part)[None], state))
+
+    def state(self, rows):
+        """Returns rows as a stacked state, or a single one of them as one state."""
+        parts = [rows[name].copy() for name in self.dtype.names]
+        return tf.nest.pack_sequence_as(self._template, parts)
+
+    def read(self, data: bytes, checksum: int, owner: str) -> np.void:
+        """Returns the row that bytes hold, if they are the bytes that were written.
+
+        Args:
+            data: the bytes of one row.
+            checksum: their CRC-32 when they were written.
+            owner: whose state this is, for the message.
+
+        Raises:
+            StoreError: if they are not.
+        """
+        if len(data) != self.dtype.itemsize:
+            raise StoreError(
+                f"The state of {owner} has {len(data)} bytes and not {self.dtype.itemsize}: the "
+                "store is damaged; go back to a backup."
+            )
+        if zlib.crc32(data) != checksum:
+            raise StoreError(
+                f"The state of {owner} is not what was written: the store is damaged; go back to "
+                "a backup."
+            )
+        return np.frombuffer(data, self.dtype)[0]
+
+
+def as_bytes(row: np.ndarray | np.void) -> dict:
+    """Returns a row as a table has it, bytes in `state` and their checksum in `crc32`."""
+    data = row.tobytes()
+    return dict(crc32=zlib.crc32(data), state=data)
+
+
+def _kind(dtype: np.dtype, shape: tuple) -> str:
+    return f"{dtype.name}{list(shape)}"
