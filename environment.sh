@@ -37,7 +37,7 @@ echo "Installing the packages of requirements.txt; this takes a minute or two."
 "$folder/bin/python" -m pip install -qq --disable-pip-version-check \
     --no-deps --require-hashes -r requirements.txt ||
     failed "The packages could not be installed; the lines above say why. Nothing is left \
-behind, so mend the cause (often the network or a full disk) and run make again."
+behind, so fix the cause (often the network or a full disk) and run make again."
 
 # Jupyter starts the chapters in this environment, whatever kernels the machine has.
 "$folder/bin/python" -m ipykernel install --sys-prefix --name python3 >/dev/null

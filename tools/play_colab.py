@@ -121,7 +121,11 @@ class Repository:
     def _publish(self, checkout):
         """Does what `make repository` and the workflow do to the files."""
         listed = subprocess.run(
-            ["git", "ls-files", "--cached", "--others", "--exclude-standard"], cwd=ROOT, check=True, capture_output=True, text=True
+            ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
+            cwd=ROOT,
+            check=True,
+            capture_output=True,
+            text=True,
         )
         for name in listed.stdout.split("\n"):
             if name and (ROOT / name).is_file():

@@ -62,9 +62,9 @@ def table(rows):
         f"| on your own Linux or a server | {seconds['local, environment']} to install, then as "
         f"later | {seconds['local, later start']} |\n\n"
         f"Measured by `experiments/benchmarks/colab_bridge.py` with {chapter['machine']}, on "
-        f"{chapter['date']}. In Colab a cell takes {by_name['a cell']['overhead_ms']:.1f} ms longer than on your own "
-        f"Linux, and chapter {int(CHAPTER)} as a whole {chapter['bridged']:.1f} s in place of "
-        f"{chapter['direct']:.1f} s.\n"
+        f"{chapter['date']}. In Colab a cell takes {by_name['a cell']['overhead_ms']:.1f} ms "
+        f"longer than on your own Linux, and chapter {int(CHAPTER)} as a whole "
+        f"{chapter['bridged']:.1f} s in place of {chapter['direct']:.1f} s.\n"
     )
 
 

@@ -9,9 +9,14 @@ rows are left out. Takes about 5 minutes.
 """
 
 import argparse
+import asyncio
 import contextlib
+import os
+import pickle
 import tempfile
 import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -21,34 +26,81 @@ from experiments.record import Recorder
 from tools import postgres
 
 # isort: split
-from stateful_tff.process import ClientState, ServerState
-from stateful_tff.simulation import sample_cohort
-from stateful_tff.store import (
-    RunStore,
-    commit_seconds,
-    write_arrays,
-    write_pickles,
-    write_program_state,
-)
+import tensorflow as tf
+import tensorflow_federated as tff
+
+from stateful_tff.state import ClientState, ServerState
+from stateful_tff.stores import SqlStore
+from stateful_tff.training import Round, sample_cohort
 
 ITEMS, FACTORS, COHORT = 3706, 50, 100
 TURNS = 12  # the populations of a way take turns, so that all see the same machine
+MOST = {"pickled files": 10**5}  # a million files take minutes to make
+
+
+def write_pickles(folder: Path, round_num: int, server_state, everyone, cohort) -> None:
+    """Writes a file for the server and one for each client of the cohort."""
+    (folder / "server.pickle").write_bytes(pickle.dumps(server_state))
+    for client in cohort:
+        state = tf.nest.map_structure(lambda rows, client=client: rows[client], everyone)
+        (folder / f"{client}.pickle").write_bytes(pickle.dumps(state))
+
+
+def write_arrays(folder: Path, round_num: int, server_state, everyone, cohort) -> None:
+    """Writes one file with all states of the population, and puts it in place of the last."""
+    with open(folder / "new.npz", "wb") as file:
+        np.savez(file, *tf.nest.flatten((server_state, everyone)))
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(folder / "new.npz", folder / "run.npz")
+
+
+def write_program_state(folder: Path, round_num: int, server_state, everyone, cohort) -> None:
+    """Writes all states of the population by TFF's own manager, which keeps two versions."""
+    manager = tff.program.FileProgramStateManager(folder, keep_total=2, keep_first=False)
+    # It is a coroutine, and where a loop runs already it needs a thread of its own.
+    with ThreadPoolExecutor(1) as thread:
+        states = tf.nest.flatten((server_state, everyone))
+        thread.submit(asyncio.run, manager.save(states, round_num)).result()
+
+
 FILES = {
     "pickled files": write_pickles,
     "one file of arrays": write_arrays,
     "FileProgramStateManager": write_program_state,
 }
-MOST = {"pickled files": 10**5}  # a million files take minutes to make
 
 
-def first_state() -> ClientState:
-    """The state of a new client."""
-    weights = [np.zeros((1, FACTORS), np.float32), np.zeros((1, 1), np.float32)]
-    return ClientState(np.int32(-1), weights)
+def commit_seconds(
+    write: Callable, server_state: ServerState, everyone: ClientState, rounds: int
+) -> np.ndarray:
+    """Times the writing of rounds in which all states of a cohort and of the server change.
+
+    Args:
+        write: called with the round's number from 1, the server state, the stacked states of
+            the whole population, and the ids of the cohort.
+        server_state: the state to begin with.
+        everyone: the stacked states of the population; changed in place.
+        rounds: how many rounds.
+
+    Returns:
+        float64[rounds], the seconds that each round took to write.
+    """
+    seconds = []
+    for round_num in range(1, rounds + 1):
+        cohort = sample_cohort(len(everyone.index), COHORT, round_num)
+        weights = [part + np.float32(0.1) for part in server_state.model_weights]
+        server_state = ServerState(weights, server_state.optimizer_state, np.int32(round_num))
+        for rows in everyone.local_weights:
+            rows[cohort] += np.float32(0.1)
+        start = time.perf_counter()
+        write(round_num, server_state, everyone, cohort)
+        seconds.append(time.perf_counter() - start)
+    return np.array(seconds)
 
 
 class Start:
-    """Gives the first server state, as a process does."""
+    """Gives the first states, as a process does."""
 
     @staticmethod
     def initialize() -> ServerState:
@@ -57,27 +109,35 @@ class Start:
         weights = [rng.normal(size=(ITEMS, n)).astype(np.float32) for n in (FACTORS, 1)]
         return ServerState(weights, (), np.int32(0))
 
+    @staticmethod
+    def client_state_fn() -> ClientState:
+        """The state of a new client."""
+        weights = [np.zeros((1, FACTORS), np.float32), np.zeros((1, 1), np.float32)]
+        return ClientState(np.int32(-1), weights, (), np.int32(0), np.int32(0))
+
 
 def population(size: int) -> ClientState:
-    """Random states of clients, stacked."""
+    """Random states of clients, stacked, each visited once."""
     rng = np.random.default_rng(1)
     weights = [rng.normal(size=(size, 1, n)).astype(np.float32) for n in (FACTORS, 1)]
-    return ClientState(np.arange(size, dtype=np.int32), weights)
+    once = np.ones(size, np.int32)
+    return ClientState(np.arange(size, dtype=np.int32), weights, (), once, once.copy())
 
 
-def rows_of(everyone: ClientState, cohort) -> ClientState:
-    """The states of some clients."""
-    return ClientState(everyone.index[cohort], [rows[cohort] for rows in everyone.local_weights])
+def commit(store: SqlStore, server_state: ServerState, everyone: ClientState, cohort) -> None:
+    """Commits a round in which some clients have the states that they have in the population."""
+    states = tf.nest.map_structure(lambda rows: rows[cohort], everyone)
+    round_num = store.round_num + 1
+    server_state = ServerState(server_state.model_weights, (), np.int32(round_num))
+    store.commit(Round(round_num, cohort, server_state, [states], {"loss": 1.0}, 0.0, 0.0))
 
 
-def filled(url: str, everyone: ClientState, name: str) -> RunStore:
+def filled(url: str, everyone: ClientState, name: str) -> SqlStore:
     """A store in which every client was visited."""
     size = len(everyone.index)
-    store = RunStore(url, Start, first_state, size, name=name)
+    store = SqlStore(url, Start, size, name=name)
     for part in np.array_split(np.arange(size), max(1, size // 100_000)):
-        store.update(part, [rows_of(everyone, part)])
-        number = np.int32(store.round_num + 1)
-        store.commit(ServerState(store.server_state().model_weights, (), number), {})
+        commit(store, store.server_state, everyone, part)
     return store
 
 
@@ -99,10 +159,8 @@ class Way:
         if self._store is None:
             version = len(self.writing) + round_num
             FILES[self.name](self._folder, version, server_state, everyone, cohort)
-            return
-        self._store.update(cohort, [rows_of(everyone, cohort)])
-        number = np.int32(self._store.round_num + 1)
-        self._store.commit(ServerState(server_state.model_weights, (), number), {"loss": 1.0})
+        else:
+            commit(self._store, server_state, everyone, cohort)
 
     def turn(self, number: int) -> None:
         """Times a few rounds: more of those that are fast."""
@@ -112,7 +170,7 @@ class Way:
             for seed in range(rounds):
                 cohort = sample_cohort(self.size, COHORT, number, seed)
                 start = time.perf_counter()
-                self._store.stacked(cohort)
+                _ = self._store[cohort]
                 self.reading.append(time.perf_counter() - start)
 
     def row(self) -> dict:

@@ -4,7 +4,8 @@ Knows nothing of Colab, and importing it loads neither TensorFlow nor TFF.
 
 What is where, each room importing only from those to its left:
 
-    leaves <- state <- data <- models <- methods <- engines; stores; training; evaluation; experiment
+    leaves <- state <- data <- models <- methods <- engines
+    leaves <- state <- stores, training; models <- evaluation; everything <- experiment
 
 - leaves: `checks` (arguments), `progress`, `plots`, `recorded` (results of long runs),
   `exercises` (answers checked in words), `session` (start and clean end of a session), `colab`

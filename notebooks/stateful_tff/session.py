@@ -55,7 +55,7 @@ def quiet_imports() -> None:
 
 
 def one_thread_per_operation() -> None:
-    """Keeps TensorFlow from splitting each operation over all cores, here and in workers started here.
+    """Keeps TensorFlow, here and in workers started here, from splitting an operation over cores.
 
     The operations of this book are small, and handing parts of them to other threads takes
     longer than the parts; chapter 6 measures it. Clients and shards still run side by side.
@@ -170,9 +170,7 @@ def notebook() -> None:
     from . import plots
 
     plots.use_style()
-    print(
-        f"Python {platform.python_version()}, TensorFlow {tf.__version__}, TFF {tff.__version__}"
-    )
+    print(f"Python {platform.python_version()}, TensorFlow {tf.__version__}, TFF {tff.__version__}")
 
 
 def doctor() -> None:

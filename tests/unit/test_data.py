@@ -654,8 +654,8 @@ def test_no_batch_spans_two_epochs():
     "seed, round_num, epochs, words",
     [
         (None, 0, 1, "give ClientDatasets a shuffle_seed"),
-        (0, -1, 1, "round_num must be at least 0, got -1"),
-        (0, 0, 0, "epochs must be at least 1, got 0"),
+        (0, -1, 1, "round_num must be at least 0"),
+        (0, 0, 0, "epochs must be at least 1"),
     ],
 )
 def test_rounds_that_make_no_sense_are_refused(seed, round_num, epochs, words):

@@ -143,13 +143,13 @@ def test_tffs_personalization_rebuilds_and_judges_as_by_hand():
     support, query = support_and_query(
         ratings.select(np.diff(ratings.bounds)[ratings.table["user"]] > 1)
     )
-    spec = MatrixFactorization(NUM_ITEMS, NUM_FACTORS, biases=True, mean_rating=3.5, seed=3)
+    model_fn = build_model_fn(NUM_ITEMS, NUM_FACTORS, biases=True, mean_rating=3.5, seed=3)
     rng = np.random.default_rng(0)
     items = [rng.normal(0, 0.3, (NUM_ITEMS, k)).astype(np.float32) for k in (NUM_FACTORS, 1)]
     own = [rng.normal(0, 0.3, (1, k)).astype(np.float32) for k in (NUM_FACTORS, 1)]
     sgd = tff.learning.optimizers.build_sgdm(0.05)
     evaluation = tff.learning.algorithms.build_personalization_eval_computation(
-        build_model_fn(spec),
+        model_fn,
         OrderedDict(rebuild=build_strategy("local_model_variables", sgd, batch_size=4)),
         evaluate_client,
     )
@@ -165,6 +165,6 @@ def test_tffs_personalization_rebuilds_and_judges_as_by_hand():
         arrays = fitted.arrays(user)
         vectors[user], biases[user, 0] = rebuilt_by_hand(items, own, 3.5, 0.05, *arrays, 4)
     user, item = (query.table[c].to_numpy() for c in ("user", "item"))
-    table = per_user(spec.predict(items, [vectors, biases], user, item), query).loc[users]
+    table = per_user(model_fn.spec.predict(items, [vectors, biases], user, item), query).loc[users]
     np.testing.assert_allclose(found["rebuild"]["rmse"], table["rmse"], rtol=1e-5)
     np.testing.assert_array_equal(found["rebuild"]["num_examples"], table["ratings"])

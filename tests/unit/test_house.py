@@ -1,6 +1,7 @@
 """The rules of the house: who may import whom, how long a module is, what it says of itself."""
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -9,7 +10,8 @@ import pytest
 
 from tools import refresh_cache
 
-PACKAGE = Path(__file__).parents[2] / "notebooks" / "stateful_tff"
+ROOT = Path(__file__).parents[2]
+PACKAGE = ROOT / "notebooks" / "stateful_tff"
 FILES = sorted(PACKAGE.rglob("*.py"))
 IDS = [file.relative_to(PACKAGE).as_posix() for file in FILES]
 MOST_LINES = 400
@@ -83,14 +85,38 @@ def test_no_module_is_longer_than_can_be_read(file):
 @every_module
 def test_every_module_says_what_it_does_and_what_it_knows_nothing_of(file):
     text = ast.get_docstring(ast.parse(file.read_text(encoding="utf-8"))) or ""
-    first, *others = text.splitlines() or [""]
-    assert first
-    assert [line for line in others if line.startswith("Knows nothing of ")]
+    first, _, others = text.partition("\n")
+    assert first.strip()
+    assert re.search(r"(?m)(^|[.:] )Knows nothing of\s", others)
 
 
 def test_every_room_is_a_package():
     folders = {file.parent for file in FILES}
     assert [folder.name for folder in folders if not (folder / "__init__.py").is_file()] == []
+
+
+YARD = ("notebooks/stateful_tff", "tools", "experiments", "tests")
+# What each part of the yard may never import; nothing imports a conftest.
+NEVER = {
+    "notebooks/stateful_tff": {"conftest", "experiments", "tests", "tools"},
+    "tools": {"conftest", "experiments", "tests"},
+    "experiments": {"conftest", "tests"},
+    "tests": {"conftest"},
+}
+
+
+@pytest.mark.parametrize("part", YARD)
+def test_the_yard_imports_in_one_direction(part):
+    files = sorted((ROOT / part).rglob("*.py"))
+    assert files
+    for file in files:
+        nodes = list(ast.walk(ast.parse(file.read_text(encoding="utf-8"))))
+        names = {a.name for node in nodes if isinstance(node, ast.Import) for a in node.names}
+        names |= {
+            node.module for node in nodes if isinstance(node, ast.ImportFrom) and not node.level
+        }
+        assert not {name.partition(".")[0] for name in names} & NEVER[part], file
+        assert not any(name.endswith("conftest") for name in names), file
 
 
 def test_reading_ratings_does_not_load_what_colab_needs():

@@ -334,7 +334,7 @@ def start(python: Path) -> None:
 
 
 def _stop() -> None:
-    """Runs later cells in this kernel again, so that the set-up cell can start anew."""
+    """Runs later cells in this kernel again, so that the set-up cell can start over."""
     from IPython import get_ipython
 
     shell = get_ipython()

@@ -54,6 +54,10 @@ class DatasetsByClient(Mapping):
             (name, tf.TensorSpec([None, *array.shape[1:]], array.dtype))
             for name, array in (("x", x), ("y", y))
         )
+        specs = self.element_spec.values()
+        self._types = [spec.dtype for spec in specs]
+        self._batch_shapes = [spec.shape for spec in specs]
+        self._row_shapes = [spec.shape[1:] for spec in specs]
         self._keep(x, y, counts)
 
     def _keep(self, x: np.ndarray, y: np.ndarray, counts: np.ndarray) -> None:
@@ -164,16 +168,13 @@ class DatasetsByClient(Mapping):
 
         Most of the time of those two calls is bookkeeping around the two operations below.
         """
-        specs = self.element_spec.values()
-        slices = tf.raw_ops.TensorSliceDataset(
-            components=[x, y], output_shapes=[spec.shape[1:] for spec in specs]
-        )
+        slices = tf.raw_ops.TensorSliceDataset(components=[x, y], output_shapes=self._row_shapes)
         batches = tf.raw_ops.BatchDatasetV2(
             input_dataset=slices,
             batch_size=self.batch_size,
             drop_remainder=False,
-            output_types=[spec.dtype for spec in specs],
-            output_shapes=[spec.shape for spec in specs],
+            output_types=self._types,
+            output_shapes=self._batch_shapes,
         )
         return tf.data.experimental.from_variant(batches, self.element_spec)
 

@@ -129,11 +129,11 @@ def load_ratings(name: str = "auto", *, cache_dir: str | os.PathLike | None = No
     """
     if name not in ("auto", "synthetic", *RELEASES):
         raise DataError(f"{name!r} is no data set; use auto, synthetic, {' or '.join(RELEASES)}.")
-    place = os.environ.get("STATEFUL_TFF_DATA", "")
-    if name == "synthetic" or (name == "auto" and place == "synthetic"):
+    where = os.environ.get("STATEFUL_TFF_DATA", "")
+    if name == "synthetic" or (name == "auto" and where == "synthetic"):
         return synthetic_ratings()
-    if place and place != "synthetic":
-        return _read_named(Path(place), list(RELEASES) if name == "auto" else [name])
+    if where and where != "synthetic":
+        return _read_named(Path(where), list(RELEASES) if name == "auto" else [name])
     if name != "auto":
         return read_movielens(download(name, cache_dir))
     try:
@@ -147,15 +147,15 @@ def load_ratings(name: str = "auto", *, cache_dir: str | os.PathLike | None = No
     return read_movielens(path)
 
 
-def _read_named(place: Path, names: list[str]) -> Ratings:
-    """Reads the first of these releases that is found where STATEFUL_TFF_DATA says."""
-    candidates = [place / f"{name}{ending}" for name in names for ending in ("", ".zip")]
-    here = [place] if place.is_file() or any((place / f).is_file() for f in _FILE_NAMES) else []
+def _read_named(where: Path, names: list[str]) -> Ratings:
+    """Reads the first of these releases that is found in what STATEFUL_TFF_DATA names."""
+    candidates = [where / f"{name}{ending}" for name in names for ending in ("", ".zip")]
+    here = [where] if where.is_file() or any((where / f).is_file() for f in _FILE_NAMES) else []
     found = here + [path for path in candidates if path.exists()]
     ratings = read_movielens(found[0]) if found else None
     if ratings is None or ratings.name not in names:
         raise DataError(
-            f"STATEFUL_TFF_DATA names {str(place)!r}, which holds no {' or '.join(names)}; "
+            f"STATEFUL_TFF_DATA names {str(where)!r}, which holds no {' or '.join(names)}; "
             "name a folder that holds the zip, or the word synthetic."
         )
     return ratings

@@ -91,7 +91,7 @@ def parse_ratings(data: bytes, release: str = "ml-1m", where: str = "ratings") -
 
 
 def _is_sound(table: pd.DataFrame, data: bytes, layout: Release) -> bool:
-    """Whether the fast parser read what the file says, and all of it is possible."""
+    """Whether the fast parser read what the file holds, and all of it is possible."""
     lines = len(table) + (1 if layout.header else 0)
     separator = layout.separator.encode()
     steps = table["rating"].to_numpy() / layout.step
@@ -139,7 +139,7 @@ def _first_fault(data: bytes, layout: Release, where: str) -> DataError:
 
 
 def _fault(fields: list[str], layout: Release) -> str | None:
-    """Says what is wrong with one line's fields and how to fix it; `None` if nothing is."""
+    """Returns what is wrong with one line's fields and how to fix it; `None` if nothing is."""
     separator = layout.separator
     if len(fields) == 1:
         return f"there is no {separator!r} between fields; separate them by {separator!r}"

@@ -42,12 +42,7 @@ def build_process(method: Method, model_fn: Callable, optimizers: Optimizers) ->
         return VariableTrainer(model_fn(), optimizers)
 
     def work(trainer, data, client_state, message):
-        # One function, so that what uses the model's variables runs in the order it stands in.
-        @tf.function(autograph=False)
-        def update():
-            return method.client_update(trainer, data, client_state, message)
-
-        output = update()
+        output = method.client_update(trainer, data, client_state, message)
         return sums_of(output), output.client_state
 
     def inputs(clients, cohort, round_num):

@@ -92,8 +92,15 @@ def trace_round(
         message.type_signature.result,
     )
     def client_work(data, client_state, server_message):
-        sums, new_state = work(trainer_fn(), data, client_state, server_message)
-        return sums, visited(new_state, client_state, server_message)
+        trainer = trainer_fn()
+
+        # A function of its own, so that its operations run in the order in which they stand.
+        @tf.function(autograph=False)
+        def update():
+            sums, new_state = work(trainer, data, client_state, server_message)
+            return sums, visited(new_state, client_state, server_message)
+
+        return update()
 
     @tff.tensorflow.computation(server_state_type, client_work.type_signature.result[0])
     def finish(server_state, sums):

@@ -27,9 +27,9 @@ def ages(states: ClientState, round_num: int) -> np.ndarray:
         TypeError: if `round_num` is no whole number.
         ValueError: if a client took part in a later round.
     """
-    last = np.atleast_1d(states.last_round).astype(np.int64)
+    last = np.broadcast_to(states.last_round, np.shape(states.index)).astype(np.int64)
     if last.max(initial=0) > whole_number("round_num", round_num, 0):
-        client = np.atleast_1d(states.index)[last.argmax()]
+        client = np.asarray(states.index)[last.argmax()]
         raise ValueError(
             f"Client {client} took part in round {last.max()}, but only {round_num} are done; give "
             "the store's round_num."

@@ -25,10 +25,8 @@ class UsersAtServer:
         received = server_message.model_weights[: -len(tables)]
         own = [tf.gather(table, client_state.index) for table in tables]
         trained = trainer.train(data, received, own)
-        rows = [
-            tf.scatter_nd([[client_state.index]], change[None], tf.shape(table))
-            for change, table in zip(difference(trained.local_weights, own), tables, strict=True)
-        ]
+        mine = tf.one_hot(client_state.index, tables[0].shape[0])
+        rows = [tf.tensordot(mine, new, axes=0) for new in difference(trained.local_weights, own)]
         delta = difference(trained.global_weights, received) + rows
         return ClientOutput(delta, trained.num_examples, trained.metrics, client_state)
 

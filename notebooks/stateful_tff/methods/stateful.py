@@ -3,6 +3,8 @@
 Knows nothing of engines and stores.
 """
 
+import tensorflow as tf
+
 from .method import Method, keep_local_weights
 from .phases import Phase, in_phases
 from .trainers import BOTH, GLOBAL, LOCAL
@@ -33,7 +35,7 @@ def alternating(local_epochs: int = 1, joint: bool = False, *, keep=keep_local_w
 
 def first_visit(client_state):
     """Tells whether a client takes part for the first time."""
-    return client_state.num_visits == 0
+    return tf.equal(client_state.num_visits, 0)
 
 
 def rebuilt_at_first_visit(epochs: int = 2) -> Method:

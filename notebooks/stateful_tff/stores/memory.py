@@ -148,8 +148,14 @@ class MemoryStore:
             rows[ids] = part
 
     def copy(self) -> "MemoryStore":
-        """Returns a copy whose later changes leave this store as it is."""
-        return copy.deepcopy(self)
+        """Returns a copy, a run of its own: it may go on with another plan."""
+        copied = copy.deepcopy(self)
+        copied._plan = None
+        return copied
+
+    def add_metrics(self, metrics: dict) -> None:
+        """Adds numbers to the history's last row, such as those of an evaluation."""
+        self._history[-1] |= metrics
 
     @property
     def round_num(self) -> int:

@@ -27,7 +27,7 @@ CREATE TABLE stateful_clients (
   state BLOB NOT NULL,
   PRIMARY KEY (run, client),
   FOREIGN KEY(run) REFERENCES stateful_runs (id)
-)  WITHOUT ROWID;
+) WITHOUT ROWID;
 INSERT INTO stateful_clients VALUES(1,0,3,1050252914,X'000000000000404000004040000040C0000040C0');
 INSERT INTO stateful_clients VALUES(1,1,2,1848780187,X'010000000000404100004041000000C0000000C0');
 INSERT INTO stateful_clients VALUES(1,3,3,283023685,X'030000000000044200000442000040C0000040C0');
@@ -42,7 +42,7 @@ CREATE TABLE stateful_kept_states (
   state BLOB NOT NULL,
   PRIMARY KEY (run, client, round),
   FOREIGN KEY(run) REFERENCES stateful_runs (id)
-)  WITHOUT ROWID;
+) WITHOUT ROWID;
 INSERT INTO stateful_kept_states VALUES(2,0,1,1465448252,X'000000000000803F0000803F000080BF000080BF');
 INSERT INTO stateful_kept_states VALUES(2,0,3,1050252914,X'000000000000404000004040000040C0000040C0');
 INSERT INTO stateful_kept_states VALUES(2,1,2,1848780187,X'010000000000404100004041000000C0000000C0');
@@ -55,7 +55,7 @@ CREATE TABLE stateful_rounds (
   metrics TEXT NOT NULL,
   PRIMARY KEY (run, round),
   FOREIGN KEY(run) REFERENCES stateful_runs (id)
-)  WITHOUT ROWID;
+) WITHOUT ROWID;
 INSERT INTO stateful_rounds VALUES(1,1,'{"round": 1, "loss": 1.0, "num_examples": 7, "seconds": 0.5, "preparation": 0.25}');
 INSERT INTO stateful_rounds VALUES(1,2,'{"round": 2, "loss": 0.5, "num_examples": 7, "seconds": 0.5, "preparation": 0.25}');
 INSERT INTO stateful_rounds VALUES(1,3,'{"round": 3, "loss": 0.3333333333333333, "num_examples": 7, "seconds": 0.5, "preparation": 0.25}');

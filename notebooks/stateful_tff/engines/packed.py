@@ -1,0 +1,192 @@
+"""Rounds of matrix factorization with a whole part of the cohort in one computation.
+
+It runs methods made of phases with plain SGD and refuses the others. Knows nothing of stores.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+
+import attrs
+import numpy as np
+import tensorflow as tf
+import tensorflow_federated as tff
+
+from ..methods.fed_avg import UsersAtServer
+from ..methods.method import Method, client_update
+from ..methods.optimizers import Optimizers, plain_rate
+from ..methods.phases import InPhases, Phase
+from ..methods.touched_rows import TouchedRows
+from ..methods.trainers import BOTH, GLOBAL, LOCAL, VariableTrainer
+from ..models import MatrixFactorization, ModelFn
+from .packed_steps import join, local_steps, separate
+from .packing import LARGEST_PART, PackedRatings, shard_type, shards
+from .round import FederatedProcess, first_state_fn, trace_round
+
+
+def build_packed_process(
+    method: Method, model: MatrixFactorization | ModelFn, optimizers: Optimizers
+) -> FederatedProcess:
+    """Builds the process of a method for matrix factorization, many clients at a time.
+
+    Args:
+        method: made of phases of which only the last one moves the items.
+        model: the specification, or what `build_model_fn` returns.
+        optimizers: any at the server; plain SGD, `build_sgdm(rate)`, at the clients.
+
+    Returns:
+        A process with `next(server_state, data, client_states) -> (server_state, metrics,
+        client_states)`: lists over parts of the cohort, as its `inputs` makes them, with
+        stacked states.
+
+    Raises:
+        TypeError: if the model is of another kind.
+        ValueError: if method or optimizers are not supported.
+    """
+    spec = getattr(model, "spec", model)
+    if not isinstance(spec, MatrixFactorization):
+        raise TypeError(
+            f"The packed engine runs MatrixFactorization only, not {type(model).__name__}; use "
+            "the per-client or the vectorized engine."
+        )
+    phases = _phases(method)
+    # Each graph gets the same first weights, also where the specification has no seed.
+    model_fn = ModelFn(spec if spec.seed is not None else attrs.evolve(spec, seed=_drawn_seed()))
+    column_rates = [
+        plain_rate(name, optimizer)
+        for name, optimizer in (
+            ("client_optimizer", optimizers.client),
+            ("local_optimizer", optimizers.local),
+        )
+    ]
+    with tf.Graph().as_default():
+        finalizers = model_fn().metric_finalizers()
+
+    def trainer_fn():
+        return VariableTrainer(model_fn(), optimizers)
+
+    client_state_fn = first_state_fn(method, trainer_fn)
+    if tf.nest.flatten(client_state_fn().optimizer_state):
+        raise ValueError(
+            "The client states keep an optimizer's state, which plain SGD has no use for; use a "
+            "method that keeps local weights only."
+        )
+
+    def work(trainer, data, client_state, message):
+        return part_work(
+            method, phases, spec, column_rates, trainer, data, client_state, message
+        )
+
+    kept = {}
+
+    def packed_of(part):
+        if id(part) not in kept:
+            kept[id(part)] = part, PackedRatings(part)
+        return kept[id(part)][1]
+
+    def inputs(clients, cohort, round_num):
+        packed = [packed_of(clients.part(phase.data)) for phase in phases]
+        own_rows = phases[-1].epochs > 1 and phases[-1].moves != LOCAL
+        num_parts = 1 + (len(cohort) > 500)
+        if own_rows:
+            num_parts = max(num_parts, 2 * -(-packed[-1].counts[cohort].sum() // LARGEST_PART))
+        parts = shards(packed, phases, cohort, round_num, int(num_parts))
+        return parts, [part[0].index for part in parts]
+
+    kinds = [shard_type()] * len(phases)
+    functions = trace_round(
+        method,
+        trainer_fn,
+        optimizers.server,
+        finalizers,
+        tff.StructWithPythonType(kinds, list),
+        work,
+        stacked=True,
+    )
+    return FederatedProcess(functions, inputs, client_state_fn)
+
+
+def _drawn_seed() -> int:
+    """Returns a seed that nobody has chosen."""
+    return int(np.random.SeedSequence().generate_state(1)[0])
+
+
+def _phases(method: Method) -> tuple[Phase, ...]:
+    """Returns the phases of a method, and refuses those that the packed steps do not know."""
+    update = method.client_update
+    phases = update.phases if isinstance(update, InPhases) else (Phase(),)
+    if update is not client_update and not isinstance(update, InPhases | TouchedRows | UsersAtServer):
+        raise ValueError(
+            f"The packed engine runs methods made of phases, and {method.name!r} is not; use the "
+            "per-client or the vectorized engine."
+        )
+    if any(phase.moves != LOCAL for phase in phases[:-1]):
+        raise ValueError(
+            f"The packed engine lets the items move in the last phase only, and {method.name!r} "
+            "moves them before; use the per-client or the vectorized engine."
+        )
+    return phases
+
+
+def part_work(method, phases, spec, column_rates, trainer, data, client_state, message) -> tuple:
+    """Does for all clients of a part what a method's `client_update` does for one.
+
+    Args:
+        method: the method.
+        phases: its phases.
+        spec: the model.
+        column_rates: the rates of the items and of the users.
+        trainer: holds the model's first weights.
+        data: a `Shard` for each phase.
+        client_state: the clients' states, stacked in the order of `Shard.index`.
+        message: the server's `BroadcastMessage`.
+
+    Returns:
+        What the part sends to the server, and the new states, stacked as they came.
+    """
+    tf.debugging.assert_equal(
+        data[0].index, client_state.index, "The states are not in the order of the shard's clients."
+    )
+    at_server = isinstance(method.client_update, UsersAtServer)
+    weights = list(message.model_weights)
+    num_global = 1 + spec.biases
+    items, tables = join(weights[:num_global], "items"), weights[num_global:]
+    kept, count = client_state.local_weights, tf.size(client_state.index)
+    if at_server:
+        own = [tf.gather(table, client_state.index)[:, 0] for table in tables]
+    elif len(kept):
+        own = [part[:, 0] for part in kept]
+    else:
+        own = [tf.repeat(first, count, axis=0) for first in trainer.local_weights]
+    start = users = join(own, "users")
+    for phase, shard in zip(phases, data, strict=True):
+        item_rate = column_rates[0] if phase.moves in (GLOBAL, BOTH) else None
+        user_rate = column_rates[1] if phase.moves in (LOCAL, BOTH) else None
+        done = local_steps(shard, items, users, spec, item_rate, user_rate, phase.epochs)
+        if phase.when is None:
+            users = done.users
+        else:
+            users = tf.where(phase.when(client_state)[:, None], done.users, users)
+    changes = tf.zeros_like(items) if done.item_sums is None else done.item_sums
+    delta = separate(changes, "items", spec)
+    if at_server:
+        weight = tf.scatter_nd(data[-1].member[:, None], done.weights, [count])[:, None]
+        moved = separate(weight * (users - start), "users", spec)
+        ids = client_state.index[:, None]
+        delta += [
+            tf.scatter_nd(ids, change[:, None], tf.shape(table))
+            for change, table in zip(moved, tables, strict=True)
+        ]
+    if isinstance(method.client_update, TouchedRows):
+        delta.append(_touched(data[-1], done, spec.num_items))
+    sums = OrderedDict(
+        weighted_delta=delta, client_weight=tf.reduce_sum(done.weights), metrics=done.metrics
+    )
+    local_weights = [part[:, None] for part in separate(users, "users", spec)] if len(kept) else []
+    return sums, attrs.evolve(client_state, local_weights=local_weights)
+
+
+def _touched(shard, done, num_items: int):
+    """Returns per item the summed weight of the clients that have data of it."""
+    weight = tf.gather(done.weights, done.batches.owner)[:, None] * done.batches.valid
+    return tf.math.unsorted_segment_sum(weight, shard.items[0], num_items)[:, None]

@@ -1,0 +1,204 @@
+"""Packs the ratings of many clients for a round, batch by batch, without padding for the short.
+
+Knows nothing of models, methods and stores.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import attrs
+import numpy as np
+import tensorflow_federated as tff
+
+from ..checks import client_ids, whole_number
+from ..data.orders import permutations
+from ..data.ratings import DataError
+
+LARGEST_PART = 500_000  # ratings of a part, where each client keeps rows of its own
+
+
+@attrs.frozen(eq=False)
+class Shard:
+    """The ratings of n clients for one phase of a round, packed batch by batch.
+
+    The clients stand in descending order of their numbers of batches. Batch t of the clients
+    that have one comes before batch t + 1 of any, so the m batches of an epoch hold no empty
+    ones. Only a client's last batch of an epoch may be short; it is padded with zeros.
+
+    Attributes:
+        index: int32[n], the clients' ids, in the order of their stacked states.
+        member: int32[n], for each client in the order of this shard its row in `index`.
+        active: int32[steps], how many clients have a batch in each step of an epoch.
+        sizes: int32[m], the number of ratings in each batch of an epoch.
+        items: int32[epochs, m, batch_size], movies.
+        codes: uint8[epochs, m, batch_size], ratings, as indices into `levels`.
+        levels: float32[s], the distinct ratings in stars.
+        slots: int32[epochs, m, batch_size], which of the shard's ratings each one is, the same
+            in every epoch; empty where there is one epoch.
+    """
+
+    index = attrs.field()
+    member = attrs.field()
+    active = attrs.field()
+    sizes = attrs.field()
+    items = attrs.field()
+    codes = attrs.field()
+    levels = attrs.field()
+    slots = attrs.field()
+
+
+def shard_type() -> tff.Type:
+    """Returns the type of a `Shard`, of any number of clients, batches and epochs."""
+
+    def whole(*shape):
+        return tff.TensorType(np.int32, shape)
+
+    kinds = dict(
+        index=whole(None),
+        member=whole(None),
+        active=whole(None),
+        sizes=whole(None),
+        items=whole(None, None, None),
+        codes=tff.TensorType(np.uint8, [None, None, None]),
+        levels=tff.TensorType(np.float32, [None]),
+        slots=whole(None, None, None),
+    )
+    return tff.StructWithPythonType(list(kinds.items()), Shard)
+
+
+class PackedRatings:
+    """The ratings of a population, ready to be packed into shards for any cohort.
+
+    Args:
+        clients: `ClientDatasets`; batch size and shuffle seed are theirs.
+
+    Raises:
+        DataError: if the datasets have no shuffle seed, over 256 different ratings, or a client
+            with two ratings of one movie.
+    """
+
+    def __init__(self, clients):
+        """Gathers ids and ratings in arrays, once."""
+        if clients.shuffle_seed is None:
+            raise DataError("Rounds shuffle ratings; give ClientDatasets a shuffle_seed.")
+        self.batch_size, self.shuffle_seed = clients.batch_size, clients.shuffle_seed
+        self.counts, self.starts = clients.counts, clients.starts
+        self.items = clients.x[:, 0].astype(np.int32)
+        self.levels, codes = np.unique(clients.y[:, 0], return_inverse=True)
+        if len(self.levels) > 256:
+            raise DataError(
+                f"The ratings take {len(self.levels)} different values, and a shard holds at "
+                "most 256; round them, or use the per-client or the vectorized engine."
+            )
+        self.codes = codes.astype(np.uint8)
+        owner = np.repeat(np.arange(len(self.counts)), self.counts)
+        both = np.sort(owner * (np.int64(self.items.max(initial=0)) + 1) + self.items)
+        twice = both[1:][both[1:] == both[:-1]]
+        if len(twice):
+            client, item = divmod(int(twice[0]), int(self.items.max()) + 1)
+            raise DataError(
+                f"Client {client} has two ratings of item {item}, and the packed engine takes "
+                "each once; leave one out, or use the per-client or the vectorized engine."
+            )
+
+    def pack(
+        self, index: np.ndarray, round_num: int, epochs: int = 1, keep_slots: bool = True
+    ) -> Shard:
+        """Packs the ratings of some clients.
+
+        The ratings come in the order in which `ClientDatasets.for_round` deals them.
+
+        Args:
+            index: int[n], client ids, in the order of their stacked states.
+            round_num: the number of the round, from 0.
+            epochs: passes over each client's ratings.
+            keep_slots: whether to tell which rating is which in later epochs.
+        """
+        size = self.batch_size
+        member = np.argsort(-self.counts[index], kind="stable")
+        clients = index[member]
+        counts = self.counts[clients]
+        batches = -(-counts // size)
+        steps = np.arange(batches.max(initial=0))
+        active = len(clients) - np.searchsorted(batches[::-1], steps, "right")
+        first = np.append(0, np.cumsum(active))  # the first batch of each step
+
+        # Where each rating of an epoch goes, client by client: its batch, and its place in it.
+        rank = np.repeat(np.arange(len(clients)), counts)
+        begins = np.cumsum(counts) - counts
+        turn = np.arange(len(rank)) - begins[rank]
+        batch = first[turn // size] + rank
+        target = batch * size + turn % size
+        orders = permutations(self.shuffle_seed, clients, counts, round_num, epochs)
+        full = (epochs, first[-1], size)
+        items, codes = np.zeros(full, np.int32), np.zeros(full, np.uint8)
+        slots = np.zeros(full if keep_slots and epochs > 1 else (0, 0, 0), np.int32)
+        for epoch in range(epochs):
+            order = np.concatenate([*orders[epoch::epochs], np.zeros(0, np.int64)])
+            source = order + self.starts[clients][rank]
+            items[epoch].ravel()[target] = self.items[source]
+            codes[epoch].ravel()[target] = self.codes[source]
+            if len(slots):
+                slots[epoch].ravel()[target] = order + begins[rank]
+        return Shard(
+            index.astype(np.int32),
+            member.astype(np.int32),
+            active.astype(np.int32),
+            np.bincount(batch, minlength=first[-1]).astype(np.int32),
+            items,
+            codes,
+            self.levels,
+            slots,
+        )
+
+
+def cut(cohort: np.ndarray, counts: np.ndarray, num_parts: int) -> list[np.ndarray]:
+    """Sorts clients from long to short and cuts them into parts of about as many examples.
+
+    Args:
+        cohort: int[n], client ids.
+        counts: int[num_clients], examples of each client of the population.
+        num_parts: how many parts, or fewer.
+    """
+    cohort = cohort[np.argsort(-counts[cohort], kind="stable")]
+    done = np.cumsum(counts[cohort])
+    cuts = np.searchsorted(done, done[-1] * np.arange(1, num_parts) / num_parts, "right")
+    return [part for part in np.split(cohort, cuts) if len(part)]
+
+
+def shards(
+    packed: Sequence[PackedRatings],
+    phases: Sequence,
+    cohort: Sequence[int],
+    round_num: int,
+    num_parts: int,
+) -> list[list[Shard]]:
+    """Packs the data of a cohort for one round.
+
+    Args:
+        packed: for each phase the ratings it trains on.
+        phases: for each what `Phase` has: `epochs` and `moves`.
+        cohort: client ids, each once.
+        round_num: the number of the round, from 0.
+        num_parts: into how many parts of about equally many ratings to cut.
+
+    Returns:
+        For each part a shard per phase. Long clients come first, so that clients of one part
+        are alike.
+
+    Raises:
+        TypeError: if an id or a number is not whole.
+        ValueError: if the cohort is empty, or an id unknown or there twice.
+    """
+    cohort = client_ids(cohort, len(packed[0].counts))
+    round_num = whole_number("round_num", round_num, 0)
+    if not len(cohort):
+        raise ValueError("A cohort is a list of client ids, with at least one in it.")
+    return [
+        [
+            one.pack(index, round_num, phase.epochs, phase.moves != "local")
+            for one, phase in zip(packed, phases, strict=True)
+        ]
+        for index in cut(cohort, packed[-1].counts, num_parts)
+    ]

@@ -1,0 +1,201 @@
+"""One experiment: ratings, a model, a method and an engine put together once.
+
+Knows nothing that is not public in the rooms it puts together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+
+import attrs
+import numpy as np
+import pandas as pd
+
+from .checks import client_ids
+from .data import ClientDatasets, Ratings
+from .engines.in_process import InThisProcess
+from .engines.packed import build_packed_process
+from .evaluation.metrics import score
+from .methods import Method, local_only, sgd, stateful
+from .models import MatrixFactorization
+from .state import ClientState
+from .stores import MemoryStore
+from .stores.memory import as_arrays, stacked_rows
+from .training import Round, UniformSampler, rounds
+
+
+@attrs.define(eq=False)
+class Experiment:
+    """Matrix factorization on ratings, trained by a method, served and scored.
+
+    Attributes:
+        ratings: the ratings to train on; users without any never take part.
+        method: what clients and server do, and what a client keeps.
+        num_factors: the length of the vectors.
+        biases: whether the model has biases, and the mean rating as a constant.
+        l2: the weight of the L2 penalty.
+        rates: learning rates of plain SGD at the server, for the items and for the users.
+        cohort_size: clients per round.
+        batch_size: ratings per batch.
+        seed: decides first weights, cohorts and the order of ratings.
+        sampler: draws cohorts; left out, uniformly among the users with ratings.
+        engine: builds the process, such as `build_packed_process`.
+    """
+
+    ratings: Ratings
+    method: Method = attrs.field(default=stateful, kw_only=True)
+    num_factors: int = attrs.field(default=50, kw_only=True)
+    biases: bool = attrs.field(default=True, kw_only=True)
+    l2: float = attrs.field(default=0.05, kw_only=True)
+    rates: tuple[float, float, float] = attrs.field(default=(2.0, 0.5, 0.05), kw_only=True)
+    cohort_size: int = attrs.field(default=100, kw_only=True)
+    batch_size: int = attrs.field(default=5, kw_only=True)
+    seed: int = attrs.field(default=0, kw_only=True)
+    sampler: Callable[[int], np.ndarray] = attrs.field(kw_only=True)
+    engine: Callable = attrs.field(default=build_packed_process, kw_only=True)
+    model: MatrixFactorization = attrs.field(init=False)
+    clients: ClientDatasets = attrs.field(init=False)
+    process: InThisProcess = attrs.field(init=False)
+    store: MemoryStore = attrs.field(init=False)
+    _cache: dict = attrs.field(init=False, factory=dict, repr=False)
+
+    @sampler.default
+    def _uniform_sampler(self):
+        users = self.ratings.table["user"].unique()
+        return UniformSampler(users, min(self.cohort_size, len(users)), self.seed)
+
+    def __attrs_post_init__(self):
+        """Builds the model, the clients' data, the process and an empty store."""
+        mean = float(self.ratings.table["rating"].mean()) if self.biases else 0.0
+        self.model = MatrixFactorization(
+            self.ratings.num_items,
+            self.num_factors,
+            biases=self.biases,
+            mean_rating=mean,
+            l2=self.l2,
+            seed=self.seed,
+        )
+        self.clients = self._datasets(self.ratings)
+        self.process = InThisProcess(self.engine(self.method, self.model, sgd(*self.rates)))
+        self.store = MemoryStore(self.process, self.ratings.num_users)
+
+    def _datasets(self, ratings: Ratings) -> ClientDatasets:
+        return ClientDatasets(ratings, self.batch_size, shuffle_seed=self.seed)
+
+    def rounds(self, until: int) -> Iterator[Round]:
+        """Runs rounds for your own `for` loop, which commits them to `store`; see `training`."""
+        return rounds(self.process, self.store, self.clients, self.sampler, until)
+
+    def train(
+        self, until: int, evaluate: Callable[[], dict] | None = None, every: int = 10
+    ) -> pd.DataFrame:
+        """Runs and commits rounds.
+
+        Args:
+            until: the number of rounds that the run has in the end.
+            evaluate: called after every so many rounds and after the last; what it returns
+                joins the history.
+            every: after how many rounds.
+
+        Returns:
+            The history of all rounds.
+        """
+        for done in self.rounds(until):
+            self.store.commit(done)
+            if evaluate and (done.round_num % every == 0 or done.round_num == until):
+                self.store.add_metrics(evaluate())
+        return self.store.history
+
+    def local_weights(self) -> list[np.ndarray]:
+        """Returns the users' side as the method holds it, one row per user.
+
+        It is what the clients keep, or the tables at the server, or, where nothing is kept, the
+        first weights.
+        """
+        kept = self.store.local_weights()
+        if kept:
+            return kept
+        tables = self.store.server_state.model_weights[1 + self.biases :]
+        return stacked_rows(tables or self._first_states().local_weights)
+
+    def _first_states(self) -> ClientState:
+        """Returns the stacked first states of clients that keep their local weights."""
+        everyone = np.arange(self.ratings.num_users)
+        return MemoryStore(self._serving(1), len(everyone))[everyone]
+
+    def _serving(self, epochs: int) -> InThisProcess:
+        """Returns the process that trains the users' side alone."""
+        if epochs not in self._cache:
+            process = build_packed_process(local_only(epochs), self.model, sgd(*self.rates))
+            self._cache[epochs] = InThisProcess(process)
+        return self._cache[epochs]
+
+    def serve(
+        self,
+        epochs: int,
+        ratings: Ratings | None = None,
+        users: Iterable[int] | None = None,
+        *,
+        start: list[np.ndarray] | None = None,
+        server_state=None,
+        round_num: int = 0,
+    ) -> list[np.ndarray]:
+        """Trains the users' side on their own ratings, with the items frozen.
+
+        Args:
+            epochs: passes over each user's ratings; 0 returns the start.
+            ratings: what to train on; left out, the training ratings.
+            users: whose side; left out, all users who have such ratings.
+            start: where the users' side starts, one row per user; left out, `local_weights()`.
+            server_state: holds the items; left out, that of the store.
+            round_num: decides the order of the ratings.
+
+        Returns:
+            The users' side, one row per user; of users who were not trained, their start.
+        """
+        local = [part.copy() for part in (self.local_weights() if start is None else start)]
+        clients = self.clients if ratings is None else self._datasets(ratings)
+        if users is None:
+            users = np.flatnonzero(clients.counts)
+        users = client_ids(users, clients.num_clients)
+        if not epochs or not len(users):
+            return local
+        process, first = self._serving(epochs), as_arrays(self._serving(epochs).client_state_fn())
+        items = (self.store.server_state if server_state is None else server_state)
+        items = attrs.evolve(
+            process.initialize(), model_weights=items.model_weights[: 1 + self.biases]
+        )
+        data, ids = process.inputs(clients, users, round_num)
+        states = [
+            attrs.evolve(
+                first,
+                index=part.astype(np.int32),
+                local_weights=[rows[part][:, None] for rows in local],
+                last_round=np.zeros(len(part), np.int32),
+                num_visits=np.zeros(len(part), np.int32),
+            )
+            for part in ids
+        ]
+        for state in process.next(items, data, states)[2]:
+            for rows, part in zip(local, stacked_rows(state.local_weights), strict=True):
+                rows[np.asarray(state.index)] = part
+        return local
+
+    def predict(self, ratings: Ratings, local_weights: list | None = None) -> np.ndarray:
+        """Predicts the rows of a table of ratings.
+
+        Args:
+            ratings: the ratings to predict.
+            local_weights: the users' side; left out, `local_weights()`.
+
+        Returns:
+            float32[n] in stars, not clipped to the scale.
+        """
+        items = [np.asarray(w) for w in self.store.server_state.model_weights[: 1 + self.biases]]
+        local = self.local_weights() if local_weights is None else local_weights
+        user, item = (ratings.table[name].to_numpy() for name in ("user", "item"))
+        return self.model.predict(items, local, user, item)
+
+    def score(self, ratings: Ratings, local_weights: list | None = None) -> dict[str, float]:
+        """Scores the predictions of a table of ratings; see `evaluation.metrics.score`."""
+        return score(self.predict(ratings, local_weights), ratings)

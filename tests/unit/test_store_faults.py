@@ -1,0 +1,514 @@
+"""The durable store when something is wrong: one sentence, and the last round is still there."""
+
+import contextlib
+import os
+import resource
+import shutil
+import signal
+import sqlite3
+import stat
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+from store_runs import (
+    CLIENTS,
+    PROCESS,
+    assert_same,
+    go_on,
+    in_memory,
+    open_store,
+    round_of,
+    snapshot,
+    state_of,
+    train,
+)
+
+from experiments import kill_and_resume
+from stateful_tff.state import ClientState, ServerState
+from stateful_tff.stores import SqlStore, StoreError
+
+OPEN_ALREADY = "open already, here or in another process; close it"
+
+
+@pytest.mark.parametrize("rounds", [0, 2], ids=["new", "with rounds"])
+def test_a_store_is_open_once_at_a_time(url, rounds):
+    train(url, rounds)
+    with open_store(url) as store:  # which only reads
+        with pytest.raises(StoreError, match=OPEN_ALREADY):
+            open_store(url)
+        if "://" not in url:
+            code = f"import sqlite3; sqlite3.connect({url!r}, timeout=0).execute('BEGIN IMMEDIATE')"
+            other = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+            assert "database is locked" in other.stderr
+        store.commit(round_of(rounds + 1, [1]))
+    with open_store(url) as store:
+        assert store.round_num == rounds + 1
+
+
+def test_reading_the_file_in_the_same_process_does_not_give_its_lock_away(tmp_path):
+    path = tmp_path / "run.sqlite"
+    with open_store(path) as store:
+        store.commit(round_of(1, [1]))
+        path.read_bytes()  # closes the file, and with it SQLite's own lock is gone
+        code = (
+            "from store_runs import open_store\nfrom stateful_tff.stores import StoreError\n"
+            f"try:\n    open_store({str(path)!r})\nexcept StoreError as error:\n    print(error)"
+        )
+        environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+        other = subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, env=environment
+        )
+        assert OPEN_ALREADY in other.stdout, other.stderr
+
+
+def test_a_forked_process_does_not_keep_the_lock(tmp_path):
+    store = open_store(tmp_path / "run.sqlite")
+    reader, writer = os.pipe()
+    child = os.fork()
+    if not child:  # lives on while the store is closed and opened again
+        os.close(writer)
+        os.read(reader, 1)
+        os._exit(0)
+    try:
+        store.close()
+        open_store(tmp_path / "run.sqlite").close()
+    finally:
+        os.close(reader)
+        os.close(writer)
+        os.waitpid(child, 0)
+
+
+def test_many_runs_can_be_opened_at_once_in_an_empty_server(postgres_url):
+    def open_and_close(number):
+        open_store(postgres_url, name=f"run {number}").close()
+
+    with ThreadPoolExecutor(8) as threads:
+        list(threads.map(open_and_close, range(8)))
+
+
+def test_a_lost_connection_closes_the_store_for_good(postgres_url):
+    store = open_store(postgres_url)
+    store.commit(round_of(1, [1]))
+    with kill_and_resume.engine_of(postgres_url).connect() as connection:
+        connection.exec_driver_sql(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid <> pg_backend_pid()"
+            " AND datname = current_database()"
+        )
+    with pytest.raises(StoreError, match="connection to the server was lost; open the store again"):
+        store.commit(round_of(2, [1]))
+    with pytest.raises(StoreError, match="was closed; open the store again"):
+        store.commit(round_of(2, [1]))
+    with open_store(postgres_url) as store:
+        assert store.round_num == 1
+
+
+def test_another_model_version_or_plan_is_refused_by_name(url, monkeypatch):
+    train(url, 2, seed=3)
+    before = snapshot(url)
+
+    class Larger:
+        client_state_fn = PROCESS.client_state_fn
+
+        @staticmethod
+        def initialize():
+            return ServerState([np.zeros((61, 4), np.float32)], (), np.int32(0))
+
+    class OtherFirst:
+        initialize = PROCESS.initialize
+
+        @staticmethod
+        def client_state_fn():
+            return state_of(-1, 1.0, 0, 0)
+
+    for process, clients, sentence in (
+        (Larger, CLIENTS, r"server model_weights\[0\] float32\[60, 4\], and this is"),
+        (PROCESS, 41, "num_clients 40, and this is 41"),
+        (OtherFirst, CLIENTS, "first_client_state"),
+    ):
+        with pytest.raises(StoreError, match=sentence):
+            SqlStore(url, process, clients)
+    with pytest.raises(StoreError, match="made with rate None, and this is 0.5"):
+        open_store(url, settings=dict(rate=0.5))
+    with open_store(url) as store:
+        for size, seed in ((8, 4), (9, 3)):
+            with pytest.raises(
+                ValueError, match=r"began with sampler .*seed=3.* cannot go on with"
+            ):
+                go_on(store, 3, size, seed)
+    monkeypatch.setattr("importlib.metadata.version", lambda package: "9.9")
+    with pytest.raises(StoreError, match="tensorflow 2.14.1, and this is 9.9"):
+        open_store(url)
+    monkeypatch.undo()
+    assert snapshot(url) == before
+    assert len(train(url, 3, seed=3)[1]) == 3
+
+
+def test_settings_are_what_json_holds_and_may_have_any_name(tmp_path):
+    path = tmp_path / "run.sqlite"
+    for value in (float("nan"), object(), {1, 2}):
+        with pytest.raises(TypeError, match="settings cannot be written as JSON"):
+            open_store(path, settings=dict(rate=value))
+    rates = dict(rates=np.array([1.0, 0.5]), num_clients=np.int64(7), numpy="mine")
+    open_store(path, settings=rates).close()
+    with open_store(path, settings=dict(rates=(1, 0.5), num_clients=7, numpy="mine")) as store:
+        assert store.num_clients == CLIENTS
+
+
+@pytest.mark.parametrize("version", [0, 3])
+def test_another_schema_version_is_refused_by_name(url, version):
+    train(url, 1)
+    with kill_and_resume.engine_of(url).begin() as connection:
+        connection.exec_driver_sql(f"UPDATE stateful_schema SET version = {version}")
+    with pytest.raises(
+        StoreError, match=f"schema version {version}; this book reads versions 1 to"
+    ):
+        open_store(url)
+
+
+def test_a_full_disk_keeps_the_last_round(tmp_path):
+    path = tmp_path / "run.sqlite"
+    with open_store(path, keep_states=True) as store:
+        store.database.outside("Limiting", "PRAGMA max_page_count = 30")
+        with pytest.raises(StoreError, match=r"Committing round \d+ to .* disk is full; make room"):
+            go_on(store, 200, 40)
+        last = store.round_num
+        assert last > 0 and store.visited.tolist() == list(range(CLIENTS))
+    with open_store(path, keep_states=True) as store:
+        assert store.round_num == len(store.history) == last
+        assert_same(go_on(store, last + 3, 40), in_memory(last + 3, 40))
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of its own with room for 1 MB."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    made = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", disk], capture_output=True, text=True
+    )
+    if made.returncode:
+        pytest.skip(f"a small disk cannot be mounted here: {made.stderr.strip()}")
+    yield disk
+    subprocess.run(["umount", disk], check=True)
+
+
+def test_a_disk_that_is_really_full_keeps_the_last_round(small_disk):
+    path = small_disk / "run.sqlite"
+    with open_store(path) as store:
+        go_on(store, 3)
+        rest = os.statvfs(small_disk)
+        (small_disk / "ballast").write_bytes(bytes(rest.f_bavail * rest.f_bsize))
+        with pytest.raises(StoreError, match="disk is full|disk refuses"):
+            go_on(store, 200)
+        last = store.round_num
+    (small_disk / "ballast").unlink()
+    assert_same(train(path, last + 2), in_memory(last + 2))
+
+
+def test_a_limit_on_the_file_size_keeps_the_last_round(tmp_path):
+    path = tmp_path / "run.sqlite"
+    train(path, 3)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, hard))
+    try:
+        with pytest.raises(StoreError, match="Committing round .* the disk"):
+            train(path, 400)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    with open_store(path) as store:
+        last = store.round_num
+    assert last >= 3
+    assert_same(train(path, last + 2), in_memory(last + 2))
+
+
+def test_a_file_that_can_only_be_read_is_refused():
+    with tempfile.TemporaryDirectory() as folder:  # not pytest's, which is root's alone
+        path = Path(folder) / "run.sqlite"
+        train(path, 2)
+        before = path.read_bytes()
+        with pytest.raises(StoreError, match="it can only be read; allow writing"):
+            open_store(f"sqlite:///file:{path}?mode=ro&uri=true")
+        path.chmod(0o444)
+        Path(folder).chmod(0o555)
+        root = os.geteuid() == 0
+        if root:  # for whom nothing is read-only
+            os.seteuid(65534)
+        try:
+            with pytest.raises(StoreError, match="it can only be read; allow writing"):
+                open_store(path)
+        finally:
+            if root:
+                os.seteuid(0)
+            Path(folder).chmod(0o755)
+        assert path.read_bytes() == before
+
+
+def test_files_can_be_read_by_their_owner_only(tmp_path):
+    path, old = tmp_path / "run.sqlite", os.umask(0)
+    try:
+        with open_store(path) as store:
+            store.commit(round_of(1, [1]))
+            store.backup(tmp_path / "copy.sqlite")
+            modes = {f.name: stat.S_IMODE(f.stat().st_mode) for f in tmp_path.iterdir()}
+        assert {"run.sqlite", "run.sqlite-wal", "copy.sqlite"} <= modes.keys()
+        assert set(modes.values()) == {0o600}
+        path.chmod(0o644)  # as the first edition made them
+        with open_store(path) as store:
+            store.commit(round_of(2, [1]))
+            modes = {f.name: stat.S_IMODE(f.stat().st_mode) for f in tmp_path.iterdir()}
+        assert set(modes.values()) == {0o600}
+    finally:
+        os.umask(old)
+
+
+def test_a_file_that_is_moved_while_it_is_open_is_told_of(tmp_path):
+    path = tmp_path / "run.sqlite"
+    with open_store(path) as store:
+        store.commit(round_of(1, [1]))
+        path.rename(tmp_path / "moved.sqlite")
+        with pytest.raises(StoreError, match="No such file|cannot be opened|moved or removed"):
+            store.commit(round_of(2, [1]))
+        path.touch()
+        with pytest.raises(StoreError, match="was moved or removed while it was open"):
+            store.commit(round_of(2, [1]))
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_ctrl_c_waits_for_the_end_of_a_transaction_and_a_second_one_does_not(tmp_path, count):
+    with open_store(tmp_path / "run.sqlite") as store:
+        ended, main = [], threading.main_thread().ident
+
+        def interrupt():
+            for _ in range(count):
+                time.sleep(0.1)
+                signal.pthread_kill(main, signal.SIGINT)
+
+        threading.Thread(target=interrupt).start()
+        with pytest.raises(KeyboardInterrupt), store.database.transaction("Reading"):
+            time.sleep(0.5)
+            ended.append(True)
+        assert ended == ([True] if count == 1 else [])
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    with open_store(tmp_path / "run.sqlite") as store:
+        store.commit(round_of(1, [1]))
+
+
+def test_a_forgotten_client_is_gone_and_the_others_are_not(url, tmp_path):
+    odd = np.float32(0.123456789)
+    with open_store(url, keep_states=True) as store:
+        for round_num in (1, 2):
+            store.commit(round_of(round_num, [state_of(1, odd), state_of(2, 2.0)]))
+        if "://" not in url:
+            store.backup(tmp_path / "copy.sqlite")
+            with pytest.raises(StoreError, match="there is something of that name already"):
+                store.backup(tmp_path / "copy.sqlite")
+        else:
+            with pytest.raises(StoreError, match="pg_dump"):
+                store.backup(tmp_path / "copy.sqlite")
+        for ids in (1.9, True, "1", [1]):
+            with pytest.raises(TypeError):
+                store.forget(ids)
+        store.forget(1)
+        assert store.visited.tolist() == [2] and store.age[1] == -1
+        assert not store.state_at(1, 2).local_weights[0].any()
+        assert store.state_at(2, 1).local_weights[0][0, 0] == 2.0
+        with pytest.raises(ValueError, match="Client 40 is unknown"):
+            store.forget(40)
+        vector = np.full((1, 4), odd).tobytes()
+        found = [f.name for f in tmp_path.iterdir() if vector in f.read_bytes()]
+        assert found == ([] if "://" in url else ["copy.sqlite"])
+    with open_store(url, keep_states=True) as store:
+        assert store.visited.tolist() == [2]
+    if "://" not in url:
+        with open_store(tmp_path / "copy.sqlite", keep_states=True) as copy:
+            assert copy.visited.tolist() == [1, 2] and copy.round_num == 2
+
+
+def test_a_backup_is_there_whole_or_not_at_all(tmp_path, monkeypatch):
+    with open_store(tmp_path / "run.sqlite") as store:
+        store.commit(round_of(1, [1]))
+        with monkeypatch.context() as patch:
+            patch.setattr("os.fsync", lambda descriptor: 1 / 0)
+            with pytest.raises(ZeroDivisionError):
+                store.backup(tmp_path / "copy.sqlite")
+        assert not list(tmp_path.glob("copy*"))
+        store.backup(tmp_path / "copy.sqlite")
+    with open_store(tmp_path / "copy.sqlite") as store:
+        assert store.round_num == 1
+
+
+def test_a_flipped_bit_is_told_by_name_and_the_rest_can_be_read(tmp_path):
+    path = tmp_path / "run.sqlite"
+    train(path, 4, 40)
+    with open_store(path) as store:
+        vector = store[5].local_weights[0].tobytes()
+        server = store.server_state.model_weights[0].tobytes()
+    content = path.read_bytes()
+    assert content.count(vector) == 1
+    path.write_bytes(content.replace(vector, bytes([vector[0] ^ 16]) + vector[1:]))
+    with open_store(path) as store:
+        with pytest.raises(StoreError, match="state of client 5 is not what was written"):
+            store[[4, 5]]
+        rest = [client for client in range(CLIENTS) if client != 5]
+        assert len(store[rest].index) == CLIENTS - 1
+        assert len(store.history) == store.round_num == 4
+    path.write_bytes(content.replace(server[:64], bytes([server[0] ^ 1]) + server[1:64]))
+    with (
+        open_store(path) as store,
+        pytest.raises(StoreError, match="state of the server is not what was written"),
+    ):
+        _ = store.server_state
+
+
+def test_no_damaged_page_is_ever_used(tmp_path):
+    """Whatever page is overwritten: the same results as before, or one sentence."""
+    path = tmp_path / "run.sqlite"
+    train(path, 12, 40)
+    expected, copy = in_memory(12, 40), tmp_path / "copy.sqlite"
+    content, rng, refused = path.read_bytes(), np.random.default_rng(0), 0
+    for page in range(len(content) // 4096):
+        broken = bytearray(content)
+        broken[4096 * page : 4096 * (page + 1)] = rng.bytes(4096)
+        copy.write_bytes(broken)
+        try:
+            with open_store(copy) as store:
+                found = store.server_state, store.history, store[range(CLIENTS)]
+            assert_same(found, expected)
+        except StoreError as error:
+            refused += 1
+            assert len(str(error)) < 300
+        for file in tmp_path.glob("copy.sqlite*"):
+            file.unlink()
+    assert refused > len(content) // 4096 / 2
+
+
+@pytest.mark.parametrize(
+    "damage, sentence",
+    [
+        ("DELETE FROM stateful_rounds WHERE round > 3", "lacks rows"),
+        ("DELETE FROM stateful_clients WHERE client < 5", "lacks rows"),
+        ("UPDATE stateful_clients SET crc32 = crc32 + 1 WHERE client = 3", "lacks rows"),
+        ("UPDATE stateful_clients SET last_round = 1 WHERE client = 3", "visits of client 3"),
+        ("UPDATE stateful_rounds SET metrics = replace(metrics, '0.0', '9.0')", "of the history"),
+        ("UPDATE stateful_runs SET about = 'nonsense'", "it is damaged"),
+    ],
+)
+def test_rows_that_are_missing_or_changed_are_told_of(tmp_path, damage, sentence):
+    path = tmp_path / "run.sqlite"
+    train(path, 6, 40)
+    with contextlib.closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute(damage)
+    with pytest.raises(StoreError, match=sentence), open_store(path) as store:
+        _ = store.history, store[range(CLIENTS)]
+
+
+def test_a_state_under_another_client_is_not_taken(tmp_path):
+    """The id is part of the bytes, so rows that were exchanged in the file do not go unnoticed."""
+    path = tmp_path / "run.sqlite"
+    train(path, 3, 40)
+    with contextlib.closing(sqlite3.connect(path)) as connection, connection:
+        for one, other in ((3, 100), (4, 3), (100, 4)):
+            connection.execute(
+                "UPDATE stateful_clients SET client = ? WHERE client = ?", (other, one)
+            )
+    with open_store(path) as store, pytest.raises(StoreError, match="client 4 is that of client 3"):
+        store[[4]]
+
+
+@pytest.mark.parametrize(
+    "url, sentence",
+    [
+        ("{tmp}/no/such/folder/run.sqlite", "cannot be opened; look at the path"),
+        ("{tmp}", "that is a folder"),
+        ("{tmp}/text.sqlite", "it is no SQLite file; choose another path"),
+        ("mysql://somebody@host/db", "neither SQLite nor PostgreSQL"),
+        ("postgresql+asyncpg://somebody@host/db", "neither SQLite nor PostgreSQL"),
+        ("postgresql://somebody@127.0.0.1:9/db", "the database server does not answer"),
+        ("nonsense://", "neither SQLite nor PostgreSQL"),
+        ("", "keeps nothing; give the path"),
+        (":memory:", "keeps nothing; give the path"),
+        ("sqlite://", "keeps nothing; give the path"),
+        ("sqlite:///file:x?mode=memory&uri=true", "keeps nothing; give the path"),
+    ],
+)
+def test_what_is_no_store_is_refused(url, sentence, tmp_path):
+    (tmp_path / "text.sqlite").write_text("This is a text and not a database. " * 40)
+    with pytest.raises(StoreError, match=sentence):
+        open_store(url.format(tmp=tmp_path))
+    assert (tmp_path / "text.sqlite").stat().st_mode & 0o044
+
+
+@pytest.mark.parametrize("url", [None, b"run.sqlite", 5, ["run.sqlite"]])
+def test_a_url_is_a_text_or_a_path(url):
+    with pytest.raises(TypeError, match="needs a path or a URL"):
+        open_store(url)
+
+
+def test_a_path_is_taken_as_it_is(tmp_path):
+    for name in ("lr=0.1?a.sqlite", "lr=0.1?b.sqlite", "a%20b.sqlite"):
+        open_store(str(tmp_path / name)).close()
+        assert (tmp_path / name).exists()
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql://somebody:secret@127.0.0.1:9/db",
+        "postgresql://somebody:also@secret@127.0.0.1:9/db",
+        "postgresql://somebody:also/secret@127.0.0.1:9/db",
+        "postgresql://127.0.0.1:secret/db",
+        "postgresql://127.0.0.1:9/db?user=somebody&password=secret",
+    ],
+)
+def test_a_password_is_not_repeated(url):
+    with pytest.raises(StoreError) as caught:
+        open_store(url)
+    error = caught.value
+    while error is not None:
+        assert "secret" not in str(error)
+        error = None if error.__suppress_context__ and not error.__cause__ else error.__cause__
+
+
+def test_a_server_that_refuses_says_why(postgres_url):
+    with pytest.raises(StoreError, match="no such database or user"):
+        open_store(postgres_url.replace("/postgres", "/nowhere"))
+    with pytest.raises(StoreError, match="no such database or user"):
+        open_store(postgres_url.replace("book@", "nobody_here@"))
+
+
+def test_other_tables_in_the_file_stay(tmp_path):
+    path = tmp_path / "run.sqlite"
+    with contextlib.closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute("CREATE TABLE mine (x INTEGER)")
+        connection.execute("INSERT INTO mine VALUES (1)")
+    train(path, 1)
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        assert connection.execute("SELECT x FROM mine").fetchall() == [(1,)]
+
+
+def test_an_odd_state_in_a_first_server_state_is_refused(tmp_path):
+    class Process:
+        client_state_fn = PROCESS.client_state_fn
+
+        @staticmethod
+        def initialize():
+            return ServerState([np.array("text")], (), np.int32(0))
+
+    with pytest.raises(TypeError, match="a store keeps numbers only"):
+        SqlStore(tmp_path / "run.sqlite", Process, 3)
+    assert not (tmp_path / "run.sqlite").exists()
+
+
+def test_a_copied_file_goes_on_alone(tmp_path):
+    path = tmp_path / "run.sqlite"
+    train(path, 2)
+    shutil.copy(path, tmp_path / "copy.sqlite")
+    assert_same(train(path, 4), train(tmp_path / "copy.sqlite", 4))
+    assert isinstance(train(path, 4)[2], ClientState)
