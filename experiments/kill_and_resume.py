@@ -82,6 +82,7 @@ def of_tff(packed: bool):
     return build_process(method, ModelFn(spec), optimizers), clients
 
 
+# Each makes a process and its clients.
 PROCESSES = {
     "stand-in": lambda: (StandIn(0.005), None),
     "packed": lambda: of_tff(True),
@@ -115,7 +116,7 @@ class Board:
 
 def train(url, parts, board, log=None) -> None:
     """Begins a run or goes on, in this process, telling the board; with `log`, notes rounds."""
-    process, clients = parts
+    process, clients, first_client_state = parts
     noted, since = {"opening": [], "between": [], "training": [], "committing": []}, time.time()
 
     def now(moment, round_num):
@@ -125,8 +126,11 @@ def train(url, parts, board, log=None) -> None:
         board.write(moment, round_num)
 
     class Watched:
-        initialize, client_state_fn = process.initialize, process.client_state_fn
-        inputs = staticmethod(process.inputs)
+        initialize, inputs = map(staticmethod, (process.initialize, process.inputs))
+
+        @staticmethod
+        def client_state_fn():
+            return first_client_state
 
         @staticmethod
         def next(server_state, *arguments):
@@ -270,7 +274,10 @@ def kill_and_resume(kills: int, process_name: str, url: str | None = None, seed:
         One row per kill: the moment, its round, the last round in the database, and whether the
         database was right after the kill and at the end.
     """
-    rng, rows, parts = random.Random(seed), [], PROCESSES[process_name]()
+    rng, rows = random.Random(seed), []
+    process, clients = PROCESSES[process_name]()
+    # Made here, since it may take a TensorFlow session, which does not run in a forked process.
+    parts = process, clients, process.client_state_fn()
     with tempfile.TemporaryDirectory() as folder:
         folder = Path(folder)
         url = url or str(folder / "run.sqlite")

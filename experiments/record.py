@@ -53,6 +53,26 @@ def data_checksum(ratings) -> str:
     return digest.hexdigest()[:12]
 
 
+def agree(row: dict, recorded: list[dict], tolerance: float = 2e-5) -> bool:
+    """Prints a result beside the recorded one, and returns whether they agree to five digits.
+
+    Args:
+        row: the result, with `data`, `protocol`, `method`, `seed`, `metric` and `value`.
+        recorded: rows as they were recorded.
+        tolerance: the largest difference; recorded values are rounded to five places.
+    """
+    keys = ("data", "protocol", "method", "seed", "metric")
+    same = [old for old in recorded if all(old.get(key) == row.get(key) for key in keys)]
+    (value,) = {old["value"] for old in same} or {float("nan")}
+    agrees = abs(row["value"] - value) <= tolerance
+    name = ", ".join(str(row.get(key)) for key in keys)
+    print(
+        f"{name}: {row['value']:.5f}, recorded {value:.5f}{'' if agrees else ' DIFFERS'}",
+        flush=True,
+    )
+    return agrees
+
+
 class Recorder:
     """Writes the results of one experiment, one JSON object a line, and prints them.
 
@@ -91,3 +111,50 @@ class Recorder:
     def finish(self) -> None:
         """Puts the results in the place of the last recorded ones."""
         os.replace(self._partial, self._final)
+
+
+class Check:
+    """Takes results as a `Recorder` does, and compares each with the recorded one.
+
+    Args:
+        name: the results' name, such as "convergence".
+        tolerance: the largest difference; recorded values are rounded to five places.
+
+    Attributes:
+        recorded: the recorded results.
+    """
+
+    def __init__(self, name: str, tolerance: float = 2e-5):
+        """Reads what is recorded."""
+        lines = (RESULTS / f"{name}.jsonl").read_text("utf-8").splitlines()
+        self.recorded = [json.loads(line) for line in lines]
+        self._by_key = {self._key(row): row for row in self.recorded}
+        self._tolerance, self._found = tolerance, []
+
+    @staticmethod
+    def _key(row: dict) -> frozenset:
+        """Returns what a result was measured on and how, without what came out."""
+        out = "value low high seconds data_checksum commit date machine".split()
+        same = {key: round(v, 5) if isinstance(v, float) else v for key, v in row.items()}
+        return frozenset((key, value) for key, value in same.items() if key not in out)
+
+    def write(self, **fields) -> None:
+        """Compares a result: its value and, where it has one, its interval."""
+        recorded = self._by_key.get(self._key(fields))
+        largest = float("inf")
+        if recorded is not None:
+            numbers = [name for name in ("value", "low", "high") if name in fields]
+            largest = max(abs(fields[name] - recorded[name]) for name in numbers)
+        self._found.append(largest)
+        if not largest <= self._tolerance:
+            print(f"DIFFERS: {fields}, recorded {recorded}", flush=True)
+
+    def finish(self) -> bool:
+        """Prints how many results agree, and returns whether all do."""
+        agree = sum(difference <= self._tolerance for difference in self._found)
+        print(
+            f"{agree} of {len(self._found)} results agree with the recorded ones; the largest "
+            f"difference is {max(self._found, default=0):.1e}.",
+            flush=True,
+        )
+        return agree == len(self._found)

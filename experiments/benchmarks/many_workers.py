@@ -1,37 +1,71 @@
 """Measures where the time of a round over several workers goes, and prints the table.
 
-    python -m experiments.benchmarks.many_workers
+    python -m experiments.benchmarks.many_workers [--check]
 
 Writes experiments/results/many_workers.jsonl, one object a line. Each worker is kept to one core,
-in turn. STATEFUL_TFF_DATA names the folder or the zip of ML-1M. Takes about 2 minutes.
+in turn. STATEFUL_TFF_DATA names the folder or the zip of ML-1M. Takes about 2 minutes. With
+--check it runs two rounds of each kind on a small synthetic set and writes nothing.
 """
 
+import argparse
 import os
 import time
-
-import numpy as np
 
 from experiments.record import Recorder
 
 # isort: split
+import numpy as np
+import pandas as pd
 import tensorflow_federated as tff
 
 from stateful_tff import session
-from stateful_tff.cohort import CohortData, StackedRegistry, build_cohort_process
-from stateful_tff.data import ClientDatasets, load_ratings
-from stateful_tff.frame import build_model_fn
-from stateful_tff.process import build_client_state_fn, build_stateful_fed_avg
-from stateful_tff.simulation import ClientRegistry, sample_cohort
-from stateful_tff.workers import ProcessOverWorkers, start_workers, take_costs
+from stateful_tff.data import ClientDatasets, load_ratings, synthetic_ratings
+from stateful_tff.engines.packed import build_packed_process
+from stateful_tff.engines.per_client import build_process
+from stateful_tff.engines.workers import OverWorkers, Workers, start_workers
+from stateful_tff.methods import sgd, stateful
+from stateful_tff.models import MatrixFactorization, ModelFn
+from stateful_tff.stores import MemoryStore
+from stateful_tff.training import sample_cohort
 
-FACTORS, BATCH, REPEATS = 50, 5, 7
-sgd = tff.learning.optimizers.build_sgdm
+FACTORS, BATCH = 50, 5
+KINDS = ["serialization", "sending", "work", "fetching"]
+SIZES = ["mb_out", "mb_in"]
 
 
-def fastest_round(process, arguments, workers) -> dict:
+def take_costs(workers: Workers) -> pd.DataFrame:
+    """Returns what was done since the last question, and starts to count again.
+
+    Args:
+        workers: the workers to ask about.
+
+    Returns:
+        One row per worker. In seconds: `sending` values and computations, `work`, `fetching`
+        results, and `serialization`, all the rest of the time, which Python spends on packing
+        and unpacking. In megabytes of 10^6 bytes: `mb_out` and `mb_in`.
+    """
+    rows = []
+    for worker in workers.workers:
+        row = dict.fromkeys(KINDS + SIZES, 0.0)
+        for call in worker.traffic:
+            if call.kind == "Run":
+                row["serialization"] += call.seconds
+                continue
+            row[{"CreateCall": "work", "Compute": "fetching"}.get(call.kind, "sending")] += (
+                call.seconds
+            )
+            row["serialization"] -= call.seconds
+            row["mb_out"] += call.sent / 1e6
+            row["mb_in"] += call.received / 1e6
+        worker.traffic.clear()
+        rows.append({"worker": worker.name} | row)
+    return pd.DataFrame(rows).set_index("worker")
+
+
+def fastest_round(process, arguments, workers, repeats: int) -> dict:
     """The fastest of some rounds: its seconds, the driver's own, and the workers' mean costs."""
     state, rows = process.initialize(), []
-    for _ in range(REPEATS):
+    for _ in range(repeats):
         before = time.process_time()
         inputs = arguments()
         if workers:
@@ -42,14 +76,13 @@ def fastest_round(process, arguments, workers) -> dict:
         row["preparation_cpu"] = own - before
         if workers:
             costs = take_costs(workers)
-            row |= costs[["serialization", "sending", "work", "fetching"]].mean().to_dict()
-            row |= costs[["mb_out", "mb_in"]].sum().to_dict()
+            row |= costs[KINDS].mean().to_dict() | costs[SIZES].sum().to_dict()
         rows.append(row)
     return min(rows[1:], key=lambda row: row["seconds"])
 
 
-def rate_of_transfer(workers, megabytes: int = 80) -> dict:
-    """Bytes per second to a worker that only gives them back, and from it."""
+def rate_of_transfer(workers, megabytes: int) -> dict:
+    """Megabytes per second to a worker that only gives them back, and from it."""
     values = np.random.default_rng(0).normal(size=megabytes * 125_000)
 
     @tff.tensorflow.computation(tff.TensorType(np.float64, values.shape))
@@ -59,61 +92,61 @@ def rate_of_transfer(workers, megabytes: int = 80) -> dict:
     (worker,), rows = workers.workers, []
     for _ in range(3):
         worker.traffic.clear()
-        worker.run(echo, values)
-        sent = max(seconds for name, _, seconds, *_ in worker.traffic if name == "CreateValue")
-        fetched = sum(seconds for name, _, seconds, *_ in worker.traffic if name == "Compute")
+        workers.run([(echo, values)])
+        sent = max(call.seconds for call in worker.traffic if call.kind == "CreateValue")
+        fetched = sum(call.seconds for call in worker.traffic if call.kind == "Compute")
         rows.append((sent, fetched))
     sent, fetched = (min(part) for part in zip(*rows, strict=True))
     return dict(mb_per_second_out=megabytes / sent, mb_per_second_in=megabytes / fetched)
 
 
-def main() -> None:
-    """Measures, prints and records."""
-    ratings = load_ratings("ml-1m")
-    model_fn = build_model_fn(
+def main(check: bool) -> None:
+    """Measures, prints and, but for a check, records."""
+    ratings = synthetic_ratings() if check else load_ratings("ml-1m")
+    repeats, megabytes = (2, 8) if check else (7, 80)
+    spec = MatrixFactorization(
         ratings.num_items, FACTORS, biases=True, l2=0.05, seed=0,
         mean_rating=float(ratings.table["rating"].mean()),
     )  # fmt: skip
-    state_fn = build_client_state_fn(model_fn)
-    parts = model_fn, state_fn, sgd(1.0), sgd(0.5), sgd(0.05)
+    optimizers = sgd(1.0, 0.5, 0.05)
     clients = ClientDatasets(ratings, batch_size=BATCH, shuffle_seed=0)
-    data, stacked = CohortData(clients), StackedRegistry(state_fn, ratings.num_users)
-    registry = ClientRegistry(state_fn, ratings.num_users)
     processes = {
-        "vectorized": build_cohort_process(*parts),
-        "per client": build_stateful_fed_avg(*parts),
+        "packed": build_packed_process(stateful, spec, optimizers),
+        "per client": build_process(stateful, ModelFn(spec), optimizers),
     }
-    recorder = Recorder("many_workers", ratings)
-    cores = len(os.sched_getaffinity(0))
+    stores = {name: MemoryStore(one, ratings.num_users) for name, one in processes.items()}
+    recorder, cores = None if check else Recorder("many_workers", ratings), os.cpu_count()
+
+    def write(**fields):
+        print(fields) if check else recorder.write(**fields, cores=cores)
 
     def measure(name, size, workers):
-        cohort, count = sample_cohort(ratings.num_users, size, 0), len(workers) if workers else 2
-        process = processes[name]
-        if workers:
-            process = ProcessOverWorkers(process, workers)
+        cohort, store = sample_cohort(ratings.num_users, size, 0), stores[name]
+        process = OverWorkers(processes[name], workers) if workers else processes[name]
 
         def arguments():
-            if name == "per client":
-                return clients.for_round(cohort, 0), registry.states(cohort)
-            shards = data.shards(cohort, 0, num_shards=count)
-            return shards, [stacked.stacked(shard.index) for shard in shards]
+            data, ids = process.inputs(clients, cohort, 0)
+            return data, [store[some] for some in ids]
 
         row = dict(name=name, clients=size, workers=len(workers) if workers else 0)
-        row |= fastest_round(process, arguments, workers)
-        recorder.write(**row, cores=cores)
+        write(**row, **fastest_round(process, arguments, workers, repeats))
 
-    work = [("vectorized", 1000), ("vectorized", ratings.num_users), ("per client", 100)]
+    sizes = (20, ratings.num_users, 5) if check else (1000, ratings.num_users, 100)
+    work = list(zip(("packed", "packed", "per client"), sizes, strict=True))
     for name, size in work:
         measure(name, size, None)
     session.end_workers()
     for number in (1, 2, 4):
         with start_workers(number, pin=True, ready_within=60) as workers:
             if number == 1:
-                recorder.write(name="echo", workers=1, **rate_of_transfer(workers), cores=cores)
+                write(name="echo", workers=1, **rate_of_transfer(workers, megabytes))
             for name, size in work:
                 measure(name, size, workers)
-    recorder.finish()
+    if recorder:
+        recorder.finish()
 
 
 if __name__ == "__main__":
-    main()
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--check", action="store_true", help="a short run that records nothing")
+    main(parser.parse_args().check)

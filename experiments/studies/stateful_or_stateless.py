@@ -1,134 +1,198 @@
-"""Every method of chapter 8 on the three protocols, on ML-1M.
+"""Every method of chapter 8 on three protocols, on MovieLens-1M.
 
-    python -m experiments.studies.stateful_or_stateless [--only METHOD ...] [--seeds N] [--out NAME]
+    python -m experiments.studies.stateful_or_stateless [--methods NAME ...] [--seeds N ...]
 
 Stage one chooses everything that is to be chosen on validation ratings, with seed 0, and
 records the curves. Stage two trains again on training and validation ratings and judges on the
-test ratings, for every seed. Runs go two at a time. STATEFUL_TFF_DATA names the folder or the
-zip of ML-1M; `--data synthetic` takes the synthetic ratings, for a trial. Takes about 45 minutes.
+test ratings, for every seed. Runs go two at a time. Takes about 45 minutes. With `--check`
+nothing is recorded: stage two runs with the recorded choices, and its values are compared with
+the recorded ones. STATEFUL_TFF_DATA names the folder or the zip of MovieLens-1M.
 """
 
 import argparse
-import dataclasses
 import functools
+import json
 import multiprocessing
 import os
+import sys
 import time
 from concurrent.futures import ProcessPoolExecutor
 
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # two runs at a time on two cores
 
+import attrs
 import numpy as np
 
-from experiments.record import Recorder
+from experiments.record import RESULTS, Recorder, agree
 
 # isort: split
-import tensorflow_federated as tff
-
-from stateful_tff import baselines
-from stateful_tff.baselines import AveragedRegistry, ForgetfulRegistry
-from stateful_tff.cohort import CohortData, StackedRegistry, build_cohort_process, run_cohorts
 from stateful_tff.data import (
-    ClientDatasets,
     load_ratings,
     split_at_random,
     split_by_time,
     split_users,
     support_and_query,
 )
-from stateful_tff.frame import build_model_fn
-from stateful_tff.process import build_client_state_fn
-from stateful_tff.simulation import DivergenceError
+from stateful_tff.evaluation.baselines import fit_biases, global_mean, item_mean
+from stateful_tff.evaluation.centralized import fit_als, fit_sgd
+from stateful_tff.evaluation.costs import client_costs
+from stateful_tff.evaluation.metrics import score, score_with_intervals
+from stateful_tff.experiment import Experiment
+from stateful_tff.methods import (
+    BOTH,
+    Method,
+    Phase,
+    fed_avg,
+    fed_recon,
+    in_phases,
+    rebuilt_at_first_visit,
+    stateful,
+)
+from stateful_tff.training import DivergenceError
 
-COHORT, BATCH = 100, 5
-# At most so many passes over a user's support ratings at evaluation.
-ADAPT_EPOCHS = {"seen, random": 4, "seen, time": 4, "unseen": 8}
+NAME, COHORT, BATCH = "stateful_or_stateless", 100, 5
 PROTOCOLS = {
     "seen, random": split_at_random,
     "seen, time": lambda ratings, seed: split_by_time(ratings),
     "unseen": split_users,
 }
+# At most so many passes over a user's support ratings where users rebuild their side.
+PASSES = {"seen, random": 4, "seen, time": 4, "unseen": 8}
 MODELS = {
-    "article": dict(num_factors=50, biases=False, l2=0.0),
-    "biases": dict(num_factors=50, biases=True, l2=0.05),
-    "biases, L2 0.02": dict(num_factors=50, biases=True, l2=0.02),
+    "article": dict(biases=False, l2=0.0),
+    "biases": dict(biases=True, l2=0.05),
+    "biases, L2 0.02": dict(biases=True, l2=0.02),
 }
 
 
-@dataclasses.dataclass(frozen=True)
+@attrs.frozen
 class Federated:
-    """How to train one way, for at most so many rounds."""
+    """How to train one way, for at most so many rounds.
+
+    Attributes:
+        model: a name in `MODELS`.
+        method: a `Method`, or a function from the number of users to one.
+        rounds: at most so many; 0 for clients that train alone, once.
+        rates: of the server, the items and the users.
+        recon_rate: of the users where they rebuild their side to be served.
+    """
 
     model: str
-    policy: str  # what becomes of a state: kept, rebuilt once, averaged, forgotten
+    method: Method
     rounds: int
-    server_rate: float = 1.0
-    client_rate: float = 0.5
-    local_rate: float = 0.05
+    rates: tuple = (1.0, 0.5, 0.05)
     recon_rate: float = 0.1
-    support_epochs: int = 1
+
+    def method_for(self, num_users: int) -> Method:
+        """Returns the method for a population."""
+        return self.method if isinstance(self.method, Method) else self.method(num_users)
+
+    @property
+    def fields(self) -> dict:
+        """What is recorded of the setting."""
+        rates = zip(("server_rate", "client_rate", "local_rate"), self.rates, strict=True)
+        epochs = getattr(self.method, "passes", [Phase()])[0].epochs
+        return dict(
+            model=self.model, l2=MODELS[self.model]["l2"], recon_rate=self.recon_rate,
+            support_epochs=epochs, **dict(rates),
+        )  # fmt: skip
 
 
-@dataclasses.dataclass(frozen=True)
+@attrs.frozen
 class Central:
-    """How to fit with all ratings in one place."""
+    """How to fit with all ratings in one place.
 
-    fit: str
-    options: tuple = ()
+    Attributes:
+        fit: `(task, **options) -> predictions`.
+        options: what is recorded of the setting.
+    """
+
+    fit: object
+    options: dict = attrs.field(factory=dict)
+
+    @property
+    def fields(self) -> dict:
+        """What is recorded of the setting."""
+        return dict(fit=self.fit.__name__) | self.options
 
 
-def als(factors, l2, shrink, sweeps=12):
-    """One setting of alternating least squares."""
-    options = dict(num_factors=factors, l2=l2, shrink=shrink, sweeps=sweeps)
-    return Central("als", tuple(options.items()))
+def means(task, **options):
+    """Predicts the mean of all ratings, or with a penalty the mean of each movie."""
+    mean = item_mean if options else global_mean
+    return mean(task.training, task.judged, **options)
 
 
-def sgd_fit(**options):
-    """One setting of centralized SGD."""
-    return Central("sgd", tuple(options.items()))
+def biases_only(task, shrink):
+    """Fits biases; new users are fitted to their support ratings."""
+    fitted = fit_biases(task.training, shrink, users_first=True)
+    return (fitted.fold_in(task.support, 0.0, shrink) if task.unseen else fitted).predict(
+        task.judged
+    )
+
+
+def als(task, **options):
+    """Fits factors by alternating least squares."""
+    return folded(task, fit_als(task.training, seed=task.seed, **options), options["shrink"])
+
+
+def sgd(task, **options):
+    """Fits factors by SGD."""
+    return folded(task, fit_sgd(task.training, seed=task.seed, **options), 2.0)
+
+
+def folded(task, factors, shrink):
+    """Predicts with factors; new users are fitted to their support ratings."""
+    if task.unseen:
+        factors = factors.fold_in(task.support, factors.model.l2, shrink)
+    return factors.predict(task.judged)
 
 
 # Per method the settings to choose from. They are compared on one protocol, the random split
 # or for FedRecon the unseen users; rounds and passes are chosen on each.
 GRID = {
-    "global mean": [Central("global mean")],
-    "item mean": [Central("item mean", (("shrink", s),)) for s in (2.0, 5.0)],
-    "biases only": [als(0, 0.0, shrink, 10) for shrink in (3.0, 6.0)],
-    "centralized, ALS, 8 factors": [als(8, 0.02, 4.0), als(8, 0.03, 4.0), als(8, 0.04, 6.0)],
-    "centralized, ALS, 50 factors": [als(50, l2, 2.0, 8) for l2 in (0.05, 0.06, 0.07)],
+    "global mean": [Central(means)],
+    "item mean": [Central(means, dict(shrink=shrink)) for shrink in (2.0, 5.0)],
+    "biases only": [Central(biases_only, dict(shrink=shrink)) for shrink in (3.0, 6.0)],
+    "centralized, ALS, 8 factors": [
+        Central(als, dict(num_factors=8, l2=l2, shrink=shrink, sweeps=12))
+        for l2, shrink in ((0.02, 4.0), (0.03, 4.0), (0.04, 6.0))
+    ],
+    "centralized, ALS, 50 factors": [
+        Central(als, dict(num_factors=50, l2=l2, shrink=2.0, sweeps=8)) for l2 in (0.05, 0.06, 0.07)
+    ],
     "centralized, SGD": [
-        sgd_fit(num_factors=50, l2=0.05, rate=rate, epochs=15, batch_size=1000)
+        Central(sgd, dict(num_factors=50, l2=0.05, rate=rate, epochs=15, batch_size=1000))
         for rate in (0.01, 0.02, 0.04)
     ],
-    "local only": [Federated("biases", "alone", rounds) for rounds in (2, 5, 15)],
+    "local only": [
+        Federated(
+            "biases", in_phases("local only", Phase("all", BOTH, epochs)), 0, (0.0, 0.5, 0.05)
+        )
+        for epochs in (2, 5, 15)
+    ],
     "FedAvg, users at the server": [
-        Federated("biases", "averaged", 1000, server_rate=rate, local_rate=0.5)
-        for rate in (6.0, 9.0)
+        Federated("biases", fed_avg, 1000, (rate, 0.5, 0.5)) for rate in (6.0, 9.0)
     ],
     "FedRecon": [
-        Federated("article", "forgotten", 500, local_rate=0.0, support_epochs=epochs)
-        for epochs in (1, 4)
+        Federated("article", fed_recon(epochs), 500, (1.0, 0.5, 0.1)) for epochs in (1, 4)
     ],
     "FedRecon, joint": [
-        Federated("article", "forgotten", 500, local_rate=0.1, support_epochs=epochs)
+        Federated("article", fed_recon(epochs, joint=True), 500, (1.0, 0.5, 0.1))
         for epochs in (1, 4)
     ],
     "FedRecon, joint, biases and L2": [
-        Federated(
-            "biases, L2 0.02", "forgotten", 1000,
-            server_rate=rate, local_rate=0.1, support_epochs=4,
-        )
+        Federated("biases, L2 0.02", fed_recon(4, joint=True), 1000, (rate, 0.5, 0.1))
         for rate in (1.0, 2.0)
     ],
-    "stateful": [Federated("article", "kept", 500, local_rate=0.1)],
+    "stateful": [Federated("article", stateful, 500, (1.0, 0.5, 0.1))],
     "stateful, biases and L2": [
-        Federated("biases", "kept", 1000, server_rate=rate) for rate in (1.0, 2.0)
+        Federated("biases", stateful, 1000, (rate, 0.5, 0.05)) for rate in (1.0, 2.0)
     ],
     "stateful, rebuilt at the first visit": [
-        Federated("biases", "rebuilt once", 1000, server_rate=rate, support_epochs=4)
+        Federated("biases", rebuilt_at_first_visit(4, rate=0.1), 1000, (rate, 0.5, 0.05))
         for rate in (1.0, 2.0)
     ],
-}  # fmt: skip
+}
 # The article's model with joint training is compared where reconstruction is at home.
 LEFT_OUT = {("FedRecon, joint", protocol) for protocol in ("seen, random", "seen, time")}
 
@@ -142,117 +206,56 @@ class Task:
         self.protocol, self.seed, self.unseen = protocol, seed, protocol == "unseen"
         self.training = split.train_and_validation if final else split.train
         held = split.test if final else split.validation
-        self.support, self.judged = (
-            support_and_query(held) if self.unseen else (self.training, held)
-        )
-        self.users = np.unique(self.training.table["user"])
-
-    def packed(self, ratings) -> CohortData:
-        """Returns ratings ready for rounds."""
-        return CohortData(ClientDatasets(ratings, batch_size=BATCH, shuffle_seed=self.seed))
+        both = support_and_query(held) if self.unseen else (self.training, held)
+        self.support, self.judged = both
 
 
-def fit_central(setting: Central, task: Task):
-    """Returns predictions for the ratings to judge."""
-    options = dict(setting.options)
-    if setting.fit == "global mean":
-        return np.full(len(task.judged), task.training.table["rating"].mean())
-    if setting.fit == "item mean":
-        return baselines.item_mean(task.training, task.judged, **options)
-    fit = baselines.fit_als if setting.fit == "als" else baselines.fit_sgd
-    factors = fit(task.training, seed=task.seed, **options)
-    if task.unseen:
-        shrink = options.get("shrink", 2.0)
-        factors = baselines.fold_in(factors, task.support, options["l2"], shrink)
-    return factors.predict(task.judged)
-
-
-class Trainer:
-    """Builds the computations of one setting on one task, trains and predicts."""
+class Run:
+    """One federated setting on one task, ready to train."""
 
     def __init__(self, setting: Federated, task: Task):
-        """Builds what the policy needs."""
-        self.setting, self.task = setting, task
-        options = MODELS[setting.model]
-        # A client on its own does not know the mean of all; it takes the middle of the scale.
-        mean = 3.0 if setting.policy == "alone" else float(task.training.table["rating"].mean())
-        self.mean = mean if options["biases"] else 0.0
-        model_fn = build_model_fn(
-            task.training.num_items, mean_rating=self.mean, seed=task.seed, **options
-        )
-        state_fn = build_client_state_fn(model_fn)
-        rate = tff.learning.optimizers.build_sgdm
-        self.process = build_cohort_process(
-            model_fn, state_fn, rate(setting.server_rate), rate(setting.client_rate),
-            rate(setting.local_rate),
+        """Puts the experiment together."""
+        self.setting, self.task, self.alone = setting, task, setting.rounds == 0
+        ratings = task.support if self.alone else task.training
+        self.experiment = Experiment(
+            ratings,
+            method=setting.method_for(ratings.num_users),
+            # A client on its own does not know the mean of all; it takes the scale's middle.
+            mean_rating=3.0 if self.alone else None,
+            cohort_size=ratings.num_users if self.alone else COHORT,
+            rates=setting.rates, batch_size=BATCH, seed=task.seed, **MODELS[setting.model],
         )  # fmt: skip
-        self.reconstruct = baselines.build_reconstruction(
-            model_fn, state_fn, rate(setting.recon_rate)
-        )
-        population = task.training.num_users
-        self.first = ForgetfulRegistry(state_fn, population)
-        if setting.policy == "averaged":
-            counts = np.diff(task.training.bounds)
-            self.registry = AveragedRegistry(state_fn, counts, setting.server_rate)
-        elif setting.policy == "forgotten":
-            self.registry = self.first
-        else:
-            self.registry = StackedRegistry(state_fn, population)
-        self.support = task.packed(task.support)
+        weights = self.experiment.store.server_state.model_weights
+        self.num_global = 1 + self.experiment.biases
+        self.keeps = bool(self.experiment.store.local_weights())
+        self.sends_users = len(weights) > self.num_global
+        self.rebuilds = not (self.keeps or self.sends_users)
 
-    def train(self, rounds: int, judge=None, every: int = 100):
-        """Runs rounds. Returns the server state and the history."""
-        setting, task = self.setting, self.task
-        options = dict(
-            sample_fn=baselines.sample_among(task.users), seed=task.seed,
-            evaluate_fn=judge, evaluate_every=every,
-        )  # fmt: skip
-        if setting.policy == "forgotten":
-            parts = [task.packed(part) for part in support_and_query(task.training)]
-            return baselines.run_fed_recon(
-                self.process, self.reconstruct, self.registry, *parts, rounds, COHORT,
-                support_epochs=setting.support_epochs, **options,
-            )  # fmt: skip
-        data = task.packed(task.training)
-        if setting.policy == "rebuilt once":
-            options["prepare_fn"] = baselines.reconstructing(
-                self.reconstruct, data, lambda ids: ~np.isin(ids, self.registry.visited),
-                epochs=setting.support_epochs,
-            )  # fmt: skip
-        return run_cohorts(self.process, self.registry, data, rounds, COHORT, **options)
-
-    def train_alone(self, epochs: int) -> np.ndarray:
-        """Trains every client on its own ratings, without a server; returns predictions."""
-        state, task = self.process.initialize(), self.task
-        clients = np.unique(task.support.table["user"])
-        shards = self.support.shards(clients, 0, epochs, num_shards=8)
-        states = [self.registry.stacked(shard.index) for shard in shards]
-        self.registry.update(clients, self.process.next(state, shards, states)[2])
-        return baselines.predict(state, self.registry, task.judged, self.mean)
-
-    @property
-    def adapts(self) -> bool:
-        """Whether users rebuild their side to be served."""
-        return self.task.unseen or self.setting.policy == "forgotten"
-
-    def predictions(self, state, epochs: int | None = None):
+    def predictions(self, passes: int):
         """Yields pairs of passes over the support ratings and predictions."""
-        epochs = ADAPT_EPOCHS[self.task.protocol] if epochs is None else epochs
-        task, users = self.task, np.unique(self.task.support.table["user"])
-        registry = self.first if self.adapts else self.registry
-        if not self.adapts:
-            yield 0, baselines.predict(state, registry, task.judged, self.mean)
+        experiment, task = self.experiment, self.task
+        local = experiment.local_weights()
+        if self.alone or not (task.unseen or self.rebuilds):
+            yield 0, experiment.predict(task.judged, local)
             return
-        for done in range(epochs):
-            registry = baselines.adapt(
-                self.reconstruct, state, registry, self.support, users, round_num=done
+        for done in range(passes):
+            local = experiment.serve(
+                1, task.support, start=local, round_num=done, rate=self.setting.recon_rate
             )
-            yield done + 1, baselines.predict(state, registry, task.judged, self.mean)
+            yield done + 1, experiment.predict(task.judged, local)
 
-
-def rmse(predicted, ratings) -> float:
-    """RMSE with predictions clipped to the scale."""
-    return float(np.sqrt(np.mean((np.clip(predicted, 1, 5) - ratings.table["rating"]) ** 2)))
+    def costs(self) -> dict[str, float]:
+        """Returns what a visit of a client costs."""
+        experiment = self.experiment
+        counts = experiment.clients.counts
+        return client_costs(
+            experiment.store.server_state.model_weights[: self.num_global],
+            [rows[:1] for rows in experiment.local_weights()],
+            counts[counts > 0], BATCH,
+            keeps_state=self.keeps,
+            sends_user=self.sends_users,
+            support_epochs=self.setting.fields["support_epochs"] if self.rebuilds else 0,
+        )  # fmt: skip
 
 
 @functools.cache
@@ -261,81 +264,85 @@ def ratings_of(name: str):
     return load_ratings(name)
 
 
-def flat(setting) -> dict:
-    """The fields of a setting as they are recorded."""
-    fields = dataclasses.asdict(setting)
-    return {k: v for k, v in fields.items() if k != "options"} | dict(fields.get("options", ()))
-
-
 def choose(name: str, protocol: str, method: str, index: int, every: int) -> list[dict]:
     """Judges one setting on validation ratings, at several numbers of rounds and passes."""
     setting, task = GRID[method][index], Task(ratings_of(name), protocol, 0, final=False)
     shared = dict(
-        data=name, protocol=f"{protocol}, validation", method=method, seed=0, metric="rmse"
-    )
-    shared |= {k: v for k, v in flat(setting).items() if k != "rounds"} | {"setting": index}
+        data=name, protocol=f"{protocol}, validation", method=method, seed=0, metric="rmse",
+        setting=index, **setting.fields,
+    )  # fmt: skip
     start, rows = time.perf_counter(), []
 
-    def note(value, **fields):
-        seconds = round(time.perf_counter() - start, 1)
-        rows.append(shared | dict(value=value, seconds=seconds) | fields)
-
-    if isinstance(setting, Central):
-        note(rmse(fit_central(setting, task), task.judged))
-        return rows
-    trainer = Trainer(setting, task)
-    if setting.policy == "alone":
-        note(rmse(trainer.train_alone(setting.rounds), task.judged), adapt_epochs=setting.rounds)
-        return rows
-
-    def judge(state):
-        found = [(rmse(p, task.judged), passes) for passes, p in trainer.predictions(state)]
+    def note(predictions, **fields):
+        found = [(score(p, task.judged)["rmse"], passes) for passes, p in predictions]
         value, passes = min(found)
-        note(value, rounds=int(state.round_num), adapt_epochs=passes)
+        seconds = round(time.perf_counter() - start, 1)
+        rows.append(shared | dict(value=value, adapt_epochs=passes, seconds=seconds) | fields)
         return {"validation_rmse": value}
 
+    if isinstance(setting, Central):
+        note([(None, setting.fit(task, **setting.options))])
+        return rows
+    run = Run(setting, task)
+    experiment, passes = run.experiment, PASSES[protocol]
+    if run.alone:
+        experiment.train(1)
+        note(run.predictions(0), adapt_epochs=setting.fields["support_epochs"])
+        return rows
     try:
-        # Rebuilding all users takes as long as a hundred rounds.
-        slow = trainer.adapts and not task.unseen
-        trainer.train(setting.rounds, judge, 250 if slow else every)
+        experiment.train(
+            setting.rounds,
+            lambda: note(run.predictions(passes), rounds=experiment.store.round_num),
+            # Rebuilding all users takes as long as a hundred rounds.
+            every=250 if run.rebuilds and not task.unseen else every,
+        )
     except DivergenceError as error:
-        note(None, failure=str(error), metric="rounds before it diverged")
-        rows[-1]["value"] = float(len(error.history))
+        done = experiment.store.round_num
+        metric = "rounds before it diverged"
+        rows.append(shared | dict(value=float(done), failure=str(error), metric=metric))
     return rows
 
 
 def final(name: str, protocol: str, method: str, seed: int, chosen: dict) -> list[dict]:
     """Trains one chosen setting on 90% and judges it on the test ratings."""
-    setting = GRID[method][chosen["setting"]]
-    task = Task(ratings_of(name), protocol, seed, final=True)
-    start, rounds = time.perf_counter(), chosen.get("rounds")
+    setting, task = (
+        GRID[method][chosen["setting"]],
+        Task(ratings_of(name), protocol, seed, final=True),
+    )
+    start, passes = time.perf_counter(), chosen.get("adapt_epochs")
     if isinstance(setting, Central):
-        predicted = fit_central(setting, task)
-    elif setting.policy == "alone":
-        predicted = Trainer(setting, task).train_alone(setting.rounds)
+        predicted = setting.fit(task, **setting.options)
     else:
-        trainer = Trainer(setting, task)
-        state, _ = trainer.train(rounds)
-        *_, (_, predicted) = trainer.predictions(state, max(chosen["adapt_epochs"], 1))
+        run = Run(setting, task)
+        run.experiment.train(1 if run.alone else chosen["rounds"])
+        *_, (_, predicted) = run.predictions(passes)
     seconds = round(time.perf_counter() - start, 1)
-    shared = dict(data=name, protocol=protocol, method=method, seed=seed)
-    shared |= {k: v for k, v in flat(setting).items() if k != "rounds"}
-    shared |= dict(rounds=rounds, adapt_epochs=chosen.get("adapt_epochs"), seconds=seconds)
-    scores = baselines.score_with_intervals(predicted, task.judged)
+    shared = dict(data=name, protocol=protocol, method=method, seed=seed, **setting.fields)
+    shared |= dict(rounds=chosen.get("rounds"), adapt_epochs=passes, seconds=seconds)
+    scores = score_with_intervals(predicted, task.judged)
     return [
         shared | dict(metric=metric) | {k: float(v) for k, v in row.items()}
         for metric, row in scores.iterrows()
     ]
 
 
-def run(pool, function, calls, recorder, **fields) -> list[list[dict]]:
-    """Runs calls in the pool and records what they return, in the order of the calls."""
-    results = []
-    for future in [pool.submit(function, *call) for call in calls]:
-        results.append(future.result())
-        for row in results[-1]:
-            recorder.write(**{k: v for k, v in (row | fields).items() if v is not None})
-    return results
+def costs(name: str, protocol: str, method: str, chosen: dict) -> list[dict]:
+    """Says what a visit of a client costs with the chosen setting."""
+    setting = GRID[method][chosen["setting"]]
+    if isinstance(setting, Central) or not setting.rounds:
+        return []
+    found = Run(setting, Task(ratings_of(name), protocol, 0, final=True)).costs()
+    shared = dict(data=name, protocol=protocol, method=method)
+    return [shared | dict(metric=metric, value=float(value)) for metric, value in found.items()]
+
+
+def short_runs() -> list[dict]:
+    """Two runs of seconds on synthetic data, for a test to repeat: a baseline and a training."""
+    trained = dict(setting=0, rounds=40, adapt_epochs=3)
+    return [
+        *final("synthetic", "unseen", "biases only", 0, dict(setting=0)),
+        *final("synthetic", "unseen", "stateful, biases and L2", 0, trained),
+    ]
 
 
 def home(method: str, protocols: list[str]) -> str:
@@ -344,74 +351,60 @@ def home(method: str, protocols: list[str]) -> str:
     return place if place in protocols else protocols[0]
 
 
-def lowest(results: list[list[dict]]) -> dict:
+def lowest(rows: list[dict]) -> dict:
     """Returns the row with the lowest validation RMSE, by protocol and method."""
     best = {}
-    for row in (row for rows in results for row in rows if row["metric"] == "rmse"):
+    for row in rows:
         key = row["protocol"].removesuffix(", validation"), row["method"]
-        if key not in best or row["value"] < best[key]["value"]:
+        if row["metric"] == "rmse" and row["value"] < best.get(key, {"value": np.inf})["value"]:
             best[key] = row
     return best
 
 
-def costs(name: str, protocol: str, method: str, chosen: dict) -> list[dict]:
-    """Says what a visit of a client costs with the chosen setting."""
-    setting = GRID[method][chosen["setting"]]
-    if isinstance(setting, Central) or setting.policy == "alone":
-        return []
-    task = Task(ratings_of(name), protocol, 0, final=True)
-    model_fn = build_model_fn(task.training.num_items, **MODELS[setting.model])
-    forgets = setting.policy == "forgotten"
-    found = baselines.client_costs(
-        model_fn, np.diff(task.training.bounds)[task.users], BATCH,
-        keeps_state=setting.policy in ("kept", "rebuilt once"),
-        sends_user=setting.policy == "averaged",
-        support_epochs=setting.support_epochs * forgets,
-    )  # fmt: skip
-    shared = dict(data=name, protocol=protocol, method=method)
-    return [shared | dict(metric=metric, value=float(value)) for metric, value in found.items()]
-
-
-def short_runs() -> list[dict]:
-    """Two runs of seconds on synthetic data, for a test to repeat: a floor and a training."""
-    trained = dict(setting=0, rounds=40, adapt_epochs=3)
-    return [
-        *final("synthetic", "unseen", "biases only", 0, dict(setting=0)),
-        *final("synthetic", "unseen", "stateful, biases and L2", 0, trained),
+def check(args) -> bool:
+    """Repeats stage two with the recorded choices; tells whether the recorded values come out."""
+    lines = (RESULTS / f"{NAME}.jsonl").read_text("utf-8").splitlines()
+    rows = [row for row in map(json.loads, lines) if row["data"] == args.data]
+    best = lowest([row for row in rows if row["protocol"].endswith(", validation")])
+    asked = [
+        (args.data, protocol, method, seed, chosen)
+        for (protocol, method), chosen in best.items()
+        if protocol in args.protocols and method in args.methods
+        for seed in args.seeds
     ]
+    again = (row for call in asked for row in final(*call))
+    return all([agree(row, rows) for row in again])
 
 
-def main() -> None:
-    """Runs everything."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data", default="ml-1m", help="ml-1m or synthetic")
-    parser.add_argument("--only", nargs="*", default=list(GRID), help="methods to run")
-    parser.add_argument("--protocols", nargs="*", default=list(PROTOCOLS))
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--every", type=int, default=100, help="rounds between validations")
-    parser.add_argument("--out", default="stateful_or_stateless")
-    args = parser.parse_args()
+def record(args) -> None:
+    """Runs both stages and records them."""
     recorder, start = Recorder(args.out), time.perf_counter()
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(2, mp_context=context) as pool:
-        homes = [(home(method, args.protocols), method) for method in args.only]
-        trials = [
+    with ProcessPoolExecutor(2, mp_context=multiprocessing.get_context("spawn")) as pool:
+
+        def run(function, calls) -> list[dict]:
+            """Runs calls in the pool and records what they return, in the order of the calls."""
+            rows = []
+            for future in [pool.submit(function, *call) for call in calls]:
+                for row in future.result():
+                    recorder.write(**{k: v for k, v in row.items() if v is not None})
+                    rows.append(row)
+            return rows
+
+        homes = {method: home(method, args.protocols) for method in args.methods}
+        best = lowest(run(choose, [
             (args.data, protocol, method, index, args.every)
-            for protocol, method in homes
+            for method, protocol in homes.items()
             for index in range(len(GRID[method]))
-        ]
-        best = lowest(run(pool, choose, trials, recorder))
-        trials = [
+        ]))  # fmt: skip
+        best |= lowest(run(choose, [
             (args.data, protocol, method, best[place, method]["setting"], args.every)
-            for place, method in homes
+            for method, place in homes.items()
             for protocol in args.protocols
             if protocol != place and (method, protocol) not in LEFT_OUT
-        ]
-        best |= lowest(run(pool, choose, trials, recorder))
-        calls = [(args.data, *key, seed, best[key]) for seed in range(args.seeds) for key in best]
-        run(pool, final, calls, recorder)
-        run(pool, costs, [(args.data, *key, best[key]) for key in best], recorder)
-        run(pool, short_runs, [()], recorder)
+        ]))  # fmt: skip
+        run(final, [(args.data, *key, seed, best[key]) for seed in args.seeds for key in best])
+        run(costs, [(args.data, *key, best[key]) for key in best])
+        run(short_runs, [()])
     recorder.write(
         data=args.data, protocol="all", method="all", metric="seconds of the study",
         value=time.perf_counter() - start,
@@ -420,4 +413,13 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", default="ml-1m", help="ml-1m or synthetic")
+    parser.add_argument("--methods", nargs="+", default=list(GRID), choices=list(GRID))
+    parser.add_argument("--protocols", nargs="+", default=list(PROTOCOLS), choices=list(PROTOCOLS))
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--every", type=int, default=100, help="rounds between validations")
+    parser.add_argument("--out", default=NAME, help="the results' name")
+    parser.add_argument("--check", action="store_true", help="compare with what is recorded")
+    arguments = parser.parse_args()
+    sys.exit(not check(arguments) if arguments.check else record(arguments))

@@ -5,6 +5,7 @@ Knows nothing that is not public in the rooms it puts together.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterable, Iterator
 
 import attrs
@@ -33,6 +34,7 @@ class Experiment:
         method: what clients and server do, and what a client keeps.
         num_factors: the length of the vectors.
         biases: whether the model has biases, and the mean rating as a constant.
+        mean_rating: that constant; left out, the mean of `ratings`.
         l2: the weight of the L2 penalty.
         rates: learning rates of plain SGD at the server, for the items and for the users.
         cohort_size: clients per round.
@@ -46,6 +48,7 @@ class Experiment:
     method: Method = attrs.field(default=stateful, kw_only=True)
     num_factors: int = attrs.field(default=50, kw_only=True)
     biases: bool = attrs.field(default=True, kw_only=True)
+    mean_rating: float | None = attrs.field(default=None, kw_only=True)
     l2: float = attrs.field(default=0.05, kw_only=True)
     rates: tuple[float, float, float] = attrs.field(default=(2.0, 0.5, 0.05), kw_only=True)
     cohort_size: int = attrs.field(default=100, kw_only=True)
@@ -66,12 +69,14 @@ class Experiment:
 
     def __attrs_post_init__(self):
         """Builds the model, the clients' data, the process and an empty store."""
-        mean = float(self.ratings.table["rating"].mean()) if self.biases else 0.0
+        mean = self.mean_rating
+        if mean is None:
+            mean = float(self.ratings.table["rating"].mean())
         self.model = MatrixFactorization(
             self.ratings.num_items,
             self.num_factors,
             biases=self.biases,
-            mean_rating=mean,
+            mean_rating=mean if self.biases else 0.0,
             l2=self.l2,
             seed=self.seed,
         )
@@ -106,6 +111,18 @@ class Experiment:
                 self.store.add_metrics(evaluate())
         return self.store.history
 
+    def branch(self, sampler: Callable[[int], np.ndarray] | None = None) -> Experiment:
+        """Returns a run of its own that goes on from here; both share what has been built.
+
+        Args:
+            sampler: draws its cohorts; left out, the same one.
+        """
+        branch = copy.copy(self)
+        branch.store = self.store.copy()
+        if sampler is not None:
+            branch.sampler = sampler
+        return branch
+
     def local_weights(self) -> list[np.ndarray]:
         """Returns the users' side as the method holds it, one row per user.
 
@@ -123,12 +140,13 @@ class Experiment:
         everyone = np.arange(self.ratings.num_users)
         return MemoryStore(self._serving(1), len(everyone))[everyone]
 
-    def _serving(self, epochs: int) -> InThisProcess:
+    def _serving(self, epochs: int, rate: float | None = None) -> InThisProcess:
         """Returns the process that trains the users' side alone."""
-        if epochs not in self._cache:
-            process = build_packed_process(local_only(epochs), self.model, sgd(*self.rates))
-            self._cache[epochs] = InThisProcess(process)
-        return self._cache[epochs]
+        rates = *self.rates[:2], self.rates[2] if rate is None else rate
+        if (epochs, rates) not in self._cache:
+            process = build_packed_process(local_only(epochs), self.model, sgd(*rates))
+            self._cache[epochs, rates] = InThisProcess(process)
+        return self._cache[epochs, rates]
 
     def serve(
         self,
@@ -139,6 +157,7 @@ class Experiment:
         start: list[np.ndarray] | None = None,
         server_state=None,
         round_num: int = 0,
+        rate: float | None = None,
     ) -> list[np.ndarray]:
         """Trains the users' side on their own ratings, with the items frozen.
 
@@ -149,6 +168,7 @@ class Experiment:
             start: where the users' side starts, one row per user; left out, `local_weights()`.
             server_state: holds the items; left out, that of the store.
             round_num: decides the order of the ratings.
+            rate: the learning rate; left out, that of training.
 
         Returns:
             The users' side, one row per user; of users who were not trained, their start.
@@ -160,7 +180,8 @@ class Experiment:
         users = client_ids(users, clients.num_clients)
         if not epochs or not len(users):
             return local
-        process, first = self._serving(epochs), as_arrays(self._serving(epochs).client_state_fn())
+        process = self._serving(epochs, rate)
+        first = as_arrays(process.client_state_fn())
         items = (self.store.server_state if server_state is None else server_state)
         items = attrs.evolve(
             process.initialize(), model_weights=items.model_weights[: 1 + self.biases]

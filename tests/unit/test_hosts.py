@@ -13,7 +13,9 @@ import time
 from pathlib import Path
 
 import pytest
-from test_workers import (
+from worker_rounds import (
+    LOCAL,
+    LONG,
     PER_CLIENT,
     QUICK,
     difference,
@@ -22,12 +24,8 @@ from test_workers import (
     when_at_work,
 )
 
-from stateful_tff.workers import (
-    WORKER_PROGRAM,
-    ProcessOverWorkers,
-    WorkersLost,
-    connect_workers,
-)
+from stateful_tff.engines.worker import WORKER_PROGRAM
+from stateful_tff.engines.workers import OverWorkers, WorkersLost, connect_workers
 
 PORT = 8470
 
@@ -100,37 +98,37 @@ def addresses(hosts):
 
 @pytest.fixture(scope="module")
 def expected():
-    start = PER_CLIENT.initialize()
-    return start, round_of(PER_CLIENT, start, epochs=25)
+    start = LOCAL.initialize()
+    return start, round_of(LOCAL, start, epochs=LONG)
 
 
 def test_two_hosts_share_a_round(addresses, expected):
     with connect_workers(addresses, **QUICK) as both:
         start, local = expected
-        result = round_of(ProcessOverWorkers(PER_CLIENT, both), start, epochs=25)
+        result = round_of(OverWorkers(PER_CLIENT, both), start, epochs=LONG)
         assert difference(result, local) < 1e-5
         assert all(worker.traffic for worker in both.workers) and not both.faults
 
 
 def test_a_link_cut_in_the_middle_of_a_round(hosts, addresses, expected):
     with connect_workers(addresses, **QUICK) as both:
-        process, (start, _) = ProcessOverWorkers(PER_CLIENT, both), expected
-        whole = round_of(process, start, epochs=25)
+        process, (start, _) = OverWorkers(PER_CLIENT, both), expected
+        whole = round_of(process, start, epochs=LONG)
         when_at_work(both.workers[1], hosts[1].cut)
         since = time.monotonic()
-        assert difference(round_of(process, start, epochs=25), whole) == 0
+        assert difference(round_of(process, start, epochs=LONG), whole) == 0
         assert time.monotonic() - since < 40
         assert [addresses[1] in fault for fault in both.faults] == [True]
         hosts[1].connect()
         ready_again(both)
         both.workers[1].traffic.clear()
-        assert difference(round_of(process, start, epochs=25), whole) == 0
+        assert difference(round_of(process, start, epochs=LONG), whole) == 0
         assert both.workers[1].traffic and len(both.faults) == 1
 
 
 def test_both_links_cut(hosts, addresses, expected):
     with connect_workers(addresses, answer_within=1, ready_within=2) as both:
-        process = ProcessOverWorkers(PER_CLIENT, both)
+        process = OverWorkers(PER_CLIENT, both)
         for host in hosts:
             host.cut()
         since = time.monotonic()
@@ -208,7 +206,7 @@ def test_a_tunnel_lets_in_only_who_has_the_certificate(hosts, tmp_path, expected
             settings = stunnel(tmp_path, name, accept, tls, True, "worker")
             tunnels.append(subprocess.Popen(["stunnel4", settings], stderr=subprocess.DEVNULL))
         with connect_workers([local], ready_within=15) as one:
-            result = round_of(ProcessOverWorkers(PER_CLIENT, one), expected[0], epochs=25)
+            result = round_of(OverWorkers(PER_CLIENT, one), expected[0], epochs=LONG)
             assert difference(result, expected[1]) < 1e-5
         for address in (other, f"{host.address}:{PORT}"):  # a stranger; the way past the tunnel
             with pytest.raises(WorkersLost, match=f"{address} did not answer"):
@@ -223,12 +221,12 @@ def test_a_tunnel_lets_in_only_who_has_the_certificate(hosts, tmp_path, expected
 def test_a_namespace_of_its_own_has_no_way_in():
     """Driver and workers run where the loopback is the only interface."""
     inside = (
-        "import psutil\nfrom test_workers import PER_CLIENT, difference, round_of\n"
-        "from stateful_tff.workers import ProcessOverWorkers, start_workers\n"
+        "import psutil\nfrom worker_rounds import LOCAL, PER_CLIENT, difference, round_of\n"
+        "from stateful_tff.engines.workers import OverWorkers, start_workers\n"
         "with start_workers(2, ready_within=60) as two:\n"
-        "    start = PER_CLIENT.initialize()\n"
-        "    shared = round_of(ProcessOverWorkers(PER_CLIENT, two), start, 6)\n"
-        "    assert difference(shared[0], round_of(PER_CLIENT, start, 6)[0]) < 1e-6\n"
+        "    start = LOCAL.initialize()\n"
+        "    shared = round_of(OverWorkers(PER_CLIENT, two), start, 6)\n"
+        "    assert difference(shared[0], round_of(LOCAL, start, 6)[0]) < 1e-6\n"
         "print('interfaces', *psutil.net_if_addrs())\n"
     )
     alone = ["unshare", "--net", "--map-root-user"]
@@ -238,7 +236,7 @@ def test_a_namespace_of_its_own_has_no_way_in():
     tests = Path(__file__).parent
     done = subprocess.run(
         [*alone, "bash", "-c", 'ip link set lo up && exec "$0" -c "$1"', sys.executable, inside],
-        env=os.environ | {"PYTHONPATH": f"{tests.parent / 'notebooks'}{os.pathsep}{tests}"},
+        env=os.environ | {"PYTHONPATH": f"{tests.parents[1] / 'notebooks'}{os.pathsep}{tests}"},
         capture_output=True, text=True, timeout=180,
     )  # fmt: skip
     assert done.stdout.split() == ["interfaces", "lo"], done.stderr

@@ -11,138 +11,133 @@ import threading
 import time
 from pathlib import Path
 
+import attrs
 import grpc
 import numpy as np
 import portpicker
 import psutil
 import pytest
 import tensorflow as tf
-import tensorflow_federated as tff
-
-from stateful_tff import setup, workers
-from stateful_tff.cohort import CohortData, StackedRegistry, build_cohort_process, run_cohorts
-from stateful_tff.data import ClientDatasets, synthetic_ratings
-from stateful_tff.frame import build_model_fn
-from stateful_tff.process import build_client_state_fn, build_stateful_fed_avg
-from stateful_tff.simulation import ClientRegistry, run_rounds
-from stateful_tff.store import RunStore
-from stateful_tff.workers import (
-    WORKER_PROGRAM,
-    ProcessOverWorkers,
-    WorkersLost,
-    connect_workers,
-    start_workers,
+from worker_rounds import (
+    CLIENTS,
+    LOCAL,
+    LONG,
+    NUM_CLIENTS,
+    OPTIMIZERS,
+    PACKED,
+    PER_CLIENT,
+    QUICK,
+    SPEC,
+    difference,
+    ready_again,
+    round_of,
+    train,
+    when_at_work,
 )
 
-sgd = tff.learning.optimizers.build_sgdm
-RATINGS = synthetic_ratings(num_users=30, num_items=40, seed=0)
-CLIENTS = ClientDatasets(RATINGS, batch_size=5, shuffle_seed=0)
-DATA = CohortData(CLIENTS)
-MODEL_FN = build_model_fn(RATINGS.num_items, 4, biases=True, mean_rating=3.5, l2=0.05, seed=3)
-STATE_FN = build_client_state_fn(MODEL_FN)
-ARGUMENTS = MODEL_FN, STATE_FN, sgd(0.7), sgd(0.1), sgd(0.05)
-PER_CLIENT, VECTORIZED = build_stateful_fed_avg(*ARGUMENTS), build_cohort_process(*ARGUMENTS)
-QUICK = dict(answer_within=3.0, ready_within=30.0)
-
-
-def difference(one, other):
-    """The largest difference of two structures of arrays."""
-    pairs = zip(tf.nest.flatten(one), tf.nest.flatten(other), strict=True)
-    return max(float(np.max(np.abs(np.asarray(a, float) - np.asarray(b)))) for a, b in pairs)
-
-
-def round_of(process, server_state, num_clients=30, epochs=1):
-    """One per-client round from the first states, cut short to what it returns."""
-    cohort = range(num_clients)
-    states = ClientRegistry(STATE_FN, 30).states(cohort)
-    return process.next(server_state, CLIENTS.for_round(cohort, 0, epochs), states)
+from stateful_tff import session
+from stateful_tff.engines.in_process import InThisProcess
+from stateful_tff.engines.per_client import build_process
+from stateful_tff.engines.vectorized import build_vectorized_process
+from stateful_tff.engines.worker import WORKER_PROGRAM
+from stateful_tff.engines.workers import OverWorkers, WorkersLost, connect_workers, start_workers
+from stateful_tff.methods import client_update, fed_recon, stateful
+from stateful_tff.models import ModelFn, functional_matrix_factorization
+from stateful_tff.stores import MemoryStore, SqlStore
 
 
 @pytest.fixture(scope="module")
 def pair():
     with start_workers(2, **QUICK) as two:
         yield two
-    assert len(setup.workers()) <= 1  # TFF's own, of the local runs; however many were started
+    assert session.workers() == []
 
 
 @pytest.fixture(scope="module")
 def process(pair):
-    return ProcessOverWorkers(PER_CLIENT, pair)
+    return OverWorkers(PER_CLIENT, pair)
 
 
 @pytest.fixture(scope="module")
 def undisturbed(process):
     """The result of a long round of the two workers."""
     start = process.initialize()
-    return start, round_of(process, start, epochs=25)
+    return start, round_of(process, start, epochs=LONG)
 
 
 # The same numbers.
 
 
+def trained_alike(process, other, cohort_size=12):
+    """Two processes train the same."""
+    one, two = (train(p, MemoryStore(p, NUM_CLIENTS), 3, cohort_size) for p in (process, other))
+    assert difference(one.server_state, two.server_state) < 1e-6
+    if one.local_weights():
+        assert difference(one.local_weights(), two.local_weights()) < 1e-6
+    assert np.array_equal(one.last_round, two.last_round)
+    assert np.allclose(one.history["loss"], two.history["loss"], atol=1e-5)
+
+
 @pytest.mark.parametrize("parts", [1, 2, 5])
 def test_the_per_client_process_equals_the_local_one(pair, parts):
-    runs = []
-    for process in (PER_CLIENT, ProcessOverWorkers(PER_CLIENT, pair, parts)):
-        registry = ClientRegistry(STATE_FN, 30)
-        state, history = run_rounds(process, registry, CLIENTS, 3, 7)
-        runs.append((state, registry.local_weights(), registry.visited, history["loss"]))
-    (state, local, visited, loss), (state2, local2, visited2, loss2) = runs
-    assert difference(state, state2) < 1e-6 and difference(local, local2) < 1e-6
-    assert visited == visited2 and np.allclose(loss, loss2, atol=1e-5)
+    trained_alike(LOCAL, OverWorkers(PER_CLIENT, pair, parts), 7)
+
+
+def test_a_method_of_several_passes_equals_the_local_one(pair):
+    process = build_process(fed_recon(2), ModelFn(SPEC), OPTIMIZERS)
+    trained_alike(InThisProcess(process), OverWorkers(process, pair))
+
+
+@pytest.mark.parametrize("parts", [None, 3])
+def test_the_packed_process_equals_the_local_one(pair, parts):
+    trained_alike(InThisProcess(PACKED), OverWorkers(PACKED, pair, parts))
 
 
 def test_the_vectorized_process_equals_the_local_one(pair):
-    runs = []
-    for process in (VECTORIZED, ProcessOverWorkers(VECTORIZED, pair)):
-        registry = StackedRegistry(STATE_FN, 30)
-        state, _ = run_cohorts(process, registry, DATA, 3, 11, num_shards=2)
-        runs.append((state, registry.local_weights(), registry.visited))
-    assert difference(runs[0][0], runs[1][0]) < 1e-6
-    assert difference(runs[0][1], runs[1][1]) < 1e-6
-    assert runs[0][2] == runs[1][2]
+    model = functional_matrix_factorization(SPEC)
+    process = build_vectorized_process(stateful, model, OPTIMIZERS)
+    trained_alike(InThisProcess(process), OverWorkers(process, pair))
+
+
+def test_there_is_work_for_every_part_where_one_computation_takes_many_clients(pair):
+    process = OverWorkers(PACKED, pair, parts=4)
+    data, ids = process.inputs(CLIENTS, range(20), 0)
+    assert len(data) == len(ids) == 4
+    assert sorted(np.concatenate(ids)) == list(range(20))
+    with pytest.raises(ValueError, match="at least one"):
+        process.inputs(CLIENTS, [], 0)
+    with pytest.raises(ValueError, match="named twice"):
+        process.inputs(CLIENTS, [1, 1], 0)
 
 
 def test_states_come_back_in_the_order_asked(process):
     for cohort in ([4, 9, 1, 22, 7], [3]):
-        states = ClientRegistry(STATE_FN, 30).states(cohort)
-        _, _, returned = process.next(process.initialize(), CLIENTS.for_round(cohort, 0, 1), states)
+        _, _, returned = round_of(process, process.initialize(), cohort)
         assert [int(state.index) for state in returned] == cohort
 
 
 def test_parts_decide_the_result_to_the_last_bit_and_workers_do_not(pair):
-    two = ProcessOverWorkers(PER_CLIENT, pair, parts=3)
+    two = OverWorkers(PER_CLIENT, pair, parts=3)
     with start_workers(1) as one:
-        alone = ProcessOverWorkers(PER_CLIENT, one, parts=3)
+        alone = OverWorkers(PER_CLIENT, one, parts=3)
         start = alone.initialize()
         assert difference(round_of(two, start)[::2], round_of(alone, start)[::2]) == 0
 
 
-def test_a_client_works_once_in_a_round():
-    """Asked for sums and states, TFF's compiler lets every client train twice."""
-    work, _ = workers._halves(PER_CLIENT.next, 2)
+def test_a_client_works_once_in_a_round(pair, tmp_path):
+    """TFF's own cut of a round, its mergeable form, lets every client train twice."""
+    visits = tmp_path / "visits.txt"
 
-    def maps(computation):
-        protos = [
-            v.proto.SerializeToString() for _, v in computation.to_building_block().result.locals
-        ]
-        return len(protos), len(set(protos))
+    def noted_update(trainer, data, client_state, message):
+        tf.print(client_state.index, output_stream=f"file://{visits}")
+        return client_update(trainer, data, client_state, message)
 
-    twice = tff.backends.native.desugar_and_transform_to_native(work)
-    (plain, _), (shared, distinct) = maps(twice), maps(workers._compiled(work))
-    assert shared == distinct < plain
-
-    def training(computation):
-        """How many calls hand a dataset to a client."""
-        calls = [v for _, v in computation.to_building_block().result.locals]
-        return sum(
-            "federated_map" in str(v)
-            and "weights_delta" in str(v.type_signature)
-            and "client_state" in str(v.type_signature)
-            for v in calls
-        )
-
-    assert training(twice) == 2 and training(workers._compiled(work)) == 1
+    method = attrs.evolve(stateful, client_update=noted_update)
+    process = OverWorkers(build_process(method, ModelFn(SPEC), OPTIMIZERS), pair)
+    start = process.initialize()
+    assert not visits.exists()
+    round_of(process, start)
+    assert sorted(map(int, visits.read_text().split())) == list(range(NUM_CLIENTS))
 
 
 def test_it_runs_inside_an_event_loop(process):
@@ -155,25 +150,11 @@ def test_it_runs_inside_an_event_loop(process):
 # Failures.
 
 
-def when_at_work(worker, action):
-    """Acts once the worker has been sent all it needs for its part, and is at work."""
-    worker.traffic.clear()
-
-    def watch():
-        while sum(name == "CreateValue" for name, *_ in list(worker.traffic)) < 4:
-            time.sleep(0.005)
-        time.sleep(0.05)
-        action()
-
-    thread = threading.Thread(target=watch, daemon=True)
-    thread.start()
-
-
 def finishes_despite(pair, process, undisturbed, within, *named):
     """The round gives the same bits, in time, and says which worker was lost."""
     start, expected = undisturbed
     before, since = len(pair.faults), time.monotonic()
-    result = round_of(process, start, epochs=25)
+    result = round_of(process, start, epochs=LONG)
     assert time.monotonic() - since < within
     assert difference(result, expected) == 0
     faults = pair.faults[before:]
@@ -202,17 +183,12 @@ def test_a_worker_killed_after_a_round_and_back_for_the_next(pair, process, undi
     assert pair.workers[0].traffic
 
 
-def test_both_workers_killed_between_rounds_are_started_anew(pair, process, undisturbed):
-
-    def event_loops():
-        """A context of TFF has a thread that never ends, so a loss must not need a new one."""
-        return sum("target_fn" in thread.name for thread in threading.enumerate())
-
-    before = event_loops()
+def test_both_workers_killed_between_rounds_are_started_again(pair, process, undisturbed):
+    before = threading.active_count()
     for worker in pair.workers:
         worker.process.kill()
     finishes_despite(pair, process, undisturbed, 60, "worker 1", "worker 2")
-    assert event_loops() == before > 0
+    assert threading.active_count() <= before + 1  # a context of TFF's own would leave one each
 
 
 def test_a_worker_that_hangs_is_given_up_and_ended(pair, process, undisturbed):
@@ -224,18 +200,12 @@ def test_a_worker_that_hangs_is_given_up_and_ended(pair, process, undisturbed):
     assert old.poll() == -signal.SIGKILL
 
 
-def ready_again(pair, within=20):
-    end = time.monotonic() + within
-    while not all([worker.is_ready for worker in pair.workers]) and time.monotonic() < end:
-        time.sleep(0.05)
-
-
 def test_a_fault_of_the_computation_is_no_fault_of_a_worker(pair):
-    process, registry = ProcessOverWorkers(VECTORIZED, pair), StackedRegistry(STATE_FN, 30)
-    shards, before = DATA.shards(range(20), 0, num_shards=2), len(pair.faults)
-    states = [registry.stacked(shard.index[::-1]) for shard in shards]
+    process, store = OverWorkers(PACKED, pair), MemoryStore(PACKED, NUM_CLIENTS)
+    data, ids = process.inputs(CLIENTS, range(20), 0)
+    before = len(pair.faults)
     with pytest.raises(grpc.RpcError, match="not in the order of the shard"):
-        process.next(process.initialize(), shards, states)
+        process.next(store.server_state, data, [store[some[::-1]] for some in ids])
     assert len(pair.faults) == before
 
 
@@ -250,14 +220,42 @@ def test_an_interrupt_from_the_keyboard_ends_a_round_at_once(pair, process, undi
     finishes_despite(pair, process, undisturbed, 40)
 
 
-def test_arguments_that_make_no_sense_are_refused(process):
-    with pytest.raises(ValueError, match="0 datasets and 0 states"):
+def test_arguments_that_make_no_sense_are_refused(pair, process):
+    with pytest.raises(ValueError, match="0 parts of data and 0 states"):
         process.next(process.initialize(), [], [])
     with pytest.raises(ValueError, match="cannot share any work"):
         start_workers(0)
-    for addresses in ([], ["localhost"], "localhost"):
+    for addresses in ([], ["localhost"], "localhost", [":80"], ["localhost:"], [None]):
         with pytest.raises(ValueError, match='give "host:port" for each'):
             connect_workers(addresses)
+    for limit in ("answer_within", "finish_within", "ready_within"):
+        for value in (0, -1.0, float("nan"), float("inf")):
+            with pytest.raises(ValueError, match=limit):
+                start_workers(1, **{limit: value})
+        with pytest.raises(TypeError, match=limit):
+            connect_workers("localhost:80", **{limit: None})
+    with pytest.raises(TypeError, match="count"):
+        start_workers(1.5)
+    with pytest.raises(ValueError, match="parts must be at least 1"):
+        OverWorkers(PER_CLIENT, pair, parts=0)
+    with pytest.raises(TypeError, match="takes a FederatedProcess"):
+        OverWorkers(LOCAL, pair)
+
+
+def test_closed_workers_take_no_work_and_leave_nothing_open():
+    def open_things():
+        me = psutil.Process()
+        return me.num_fds(), me.num_threads()
+
+    for number in range(3):
+        with start_workers(1) as one:
+            process = OverWorkers(PER_CLIENT, one)
+            round_of(process, process.initialize(), 2)
+        if number == 0:
+            before = open_things()  # the first ones open what stays
+    assert all(now <= then + 2 for now, then in zip(open_things(), before, strict=True))
+    with pytest.raises(RuntimeError, match="were closed; start new ones"):
+        process.next(process.initialize(), CLIENTS.for_round([0], 0), [None])
 
 
 # Workers that run elsewhere.
@@ -283,7 +281,7 @@ def elsewhere():
 def test_a_worker_that_returns(elsewhere):
     (first, address), (_, other) = elsewhere(), elsewhere()
     with connect_workers([address, other], **QUICK) as two:
-        process = ProcessOverWorkers(PER_CLIENT, two)
+        process = OverWorkers(PER_CLIENT, two)
         start = process.initialize()
         expected = round_of(process, start)
         first.kill()
@@ -296,41 +294,49 @@ def test_a_worker_that_returns(elsewhere):
         assert two.workers[0].traffic and len(two.faults) == 1
 
 
-def test_a_worker_started_anew_between_rounds_under_the_same_address(elsewhere):
+def test_a_worker_restarted_between_rounds_under_the_same_address(elsewhere):
     process, address = elsewhere()
     with connect_workers([address], **QUICK) as one:
-        over = ProcessOverWorkers(PER_CLIENT, one)
+        over = OverWorkers(PER_CLIENT, one)
         start = over.initialize()
         expected = round_of(over, start)
         process.kill()
         process.wait()
         elsewhere(int(address.rpartition(":")[2]))
         end = time.monotonic() + 20
-        while one.workers[0]._line.fault() and time.monotonic() < end:
+        while one.workers[0].channel.heartbeat() and time.monotonic() < end:
             time.sleep(0.1)
         assert difference(round_of(over, start), expected) == 0
         assert len(one.faults) <= 1
 
 
+class Longer(OverWorkers):
+    """Rounds of many epochs."""
+
+    def inputs(self, clients, cohort, round_num):
+        """Returns many passes over the data."""
+        return clients.for_round(cohort, round_num, LONG), [int(client) for client in cohort]
+
+
 def test_lost_workers_are_named_and_the_round_keeps_nothing(elsewhere):
     (first, address), (second, other) = elsewhere(), elsewhere()
     with connect_workers([address, other], answer_within=2, ready_within=3) as two:
-        process, registry = ProcessOverWorkers(PER_CLIENT, two), ClientRegistry(STATE_FN, 30)
-        state, _ = run_rounds(process, registry, CLIENTS, 1, 10)
-        kept = registry.local_weights()
+        process = Longer(PER_CLIENT, two)
+        store = train(process, MemoryStore(process, NUM_CLIENTS), 1)
+        before = store.copy()
         first.kill()
         when_at_work(two.workers[1], lambda: second.send_signal(signal.SIGSTOP))
         since = time.monotonic()
         with pytest.raises(WorkersLost, match="nothing of the round was kept") as caught:
-            run_rounds(process, registry, CLIENTS, 1, 30, server_state=state, epochs=25)
+            train(process, store, 2)
         assert time.monotonic() - since < 25
         assert f"worker 1 at {address} is gone" in str(caught.value)
         assert f"worker 2 at {other} has not answered for 2 s" in str(caught.value)
-        assert difference(registry.local_weights(), kept) == 0
+        everyone = np.arange(NUM_CLIENTS)
+        assert difference(store[everyone], before[everyone]) == 0 and store.round_num == 1
         second.send_signal(signal.SIGCONT)
         ready_again(two, 3)
-        after, _ = run_rounds(process, registry, CLIENTS, 1, 10, server_state=state)
-        assert after.round_num == 2
+        assert train(process, store, 2).round_num == 2
     assert second.poll() is None  # not ours to end
 
 
@@ -351,10 +357,10 @@ def test_something_that_accepts_and_says_nothing_is_named():
 def test_a_call_that_takes_for_ever_is_ended(elsewhere):
     _, address = elsewhere()
     with connect_workers([address], ready_within=10) as one:
-        start = ProcessOverWorkers(PER_CLIENT, one).initialize()
+        start = OverWorkers(PER_CLIENT, one).initialize()
     with connect_workers([address], finish_within=0.2, ready_within=3) as one:
         with pytest.raises(WorkersLost, match="did not finish one call in 0.2 s"):
-            round_of(ProcessOverWorkers(PER_CLIENT, one), start, epochs=25)
+            round_of(OverWorkers(PER_CLIENT, one), start, epochs=LONG)
         assert len(one.faults) == 3
 
 
@@ -372,7 +378,7 @@ def gone(pid, within=10):
 def test_no_worker_outlives_the_driver(end):
     """Not closed in any of the three cases: left to the end of Python, however it comes."""
     code = (
-        "import os, signal\nfrom stateful_tff.workers import start_workers\n"
+        "import os, signal\nfrom stateful_tff.engines.workers import start_workers\n"
         "w = start_workers(2)\nw.workers[0].process.send_signal(signal.SIGSTOP)\n"
         "print(*[x.process.pid for x in w.workers], flush=True)\n"
     )
@@ -399,15 +405,15 @@ def test_an_error_in_the_with_block_ends_the_workers():
 
 RUN = """
 import os, signal, sys
-from test_workers import CLIENTS, PER_CLIENT, QUICK, STATE_FN, when_at_work
-from stateful_tff.simulation import run_rounds
-from stateful_tff.store import RunStore, resume
-from stateful_tff.workers import ProcessOverWorkers, start_workers
+from test_workers import Longer
+from worker_rounds import NUM_CLIENTS, PER_CLIENT, QUICK, train, when_at_work
+from stateful_tff.engines.workers import start_workers
+from stateful_tff.stores import SqlStore
 
 path, deadly = sys.argv[1], sys.argv[2] == "deadly"
 
 
-class Deadly(ProcessOverWorkers):
+class Deadly(Longer):
     # In the second round a worker is killed at work, in the fourth the driver itself.
     def next(self, server_state, *inputs):
         done, (first, second) = int(server_state.round_num), workers.workers
@@ -421,19 +427,19 @@ class Deadly(ProcessOverWorkers):
 with start_workers(2, **QUICK) as workers:
     process = Deadly(PER_CLIENT, workers)
     print("session", os.environ["STATEFUL_TFF_SESSION"], flush=True)
-    with RunStore(path, process, STATE_FN, 30) as store:
-        resume(run_rounds, process, store, CLIENTS, 5, 12, epochs=15)
+    with SqlStore(path, process, NUM_CLIENTS) as store:
+        train(process, store, 5)
     print("lost", len(workers.faults), flush=True)
 """
 
 
-def none_left_of(session, within=10):
-    """Whether all workers that carry the mark of a session have ended, those started anew too."""
+def none_left_of(mark, within=10):
+    """Whether all workers that carry the mark of a session have ended, those started again too."""
 
     def left():
         for process in psutil.process_iter(["name"]):
             with contextlib.suppress(psutil.Error):
-                if process.info["name"] == setup.WORKER_NAME and session in str(process.environ()):
+                if process.info["name"] == session.WORKER_NAME and mark in str(process.environ()):
                     yield process
 
     end = time.monotonic() + within
@@ -443,16 +449,16 @@ def none_left_of(session, within=10):
 
 
 def kept_in(path):
-    """The server state, all client states and the history, without the clock."""
-    with RunStore(str(path), PER_CLIENT, STATE_FN, 30) as store:
-        history = store.history().drop(columns=["seconds", "preparation"])
-        return store.round_num, store.server_state(), store.local_weights(), history
+    """The number of rounds, server state, all client states and the history without the clock."""
+    with SqlStore(str(path), LOCAL, NUM_CLIENTS) as store:
+        history = store.history.drop(columns=["seconds", "preparation"])
+        return store.round_num, store.server_state, store[np.arange(NUM_CLIENTS)], history
 
 
 def test_a_worker_and_then_the_driver_are_killed_and_the_run_ends_in_the_same_bits(tmp_path):
     tests = Path(__file__).parent
     environment = os.environ | {
-        "PYTHONPATH": f"{tests.parent / 'notebooks'}{os.pathsep}{tests}",
+        "PYTHONPATH": f"{tests.parents[1] / 'notebooks'}{os.pathsep}{tests}",
         "STATEFUL_TFF_PROGRESS": "0",
     }
 

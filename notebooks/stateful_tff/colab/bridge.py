@@ -124,6 +124,7 @@ class Bridge:
             start_new_session=True,  # an interrupt reaches it through `pass_on` alone
         )
         self.session = Session(key=key)
+        self.next_number = None  # of the next cell there, where that is known
         context = zmq.Context.instance()
         self.sockets = {}
         for name, kind in {"shell": zmq.DEALER, "control": zmq.DEALER, "iopub": zmq.SUB}.items():
@@ -250,6 +251,8 @@ class Bridge:
             allow_stdin=False,
             stop_on_error=False,
         )
+        counted = reply.get("execution_count") if store_history else None
+        self.next_number = None if counted is None else counted + 1
         if reply["status"] == "error":
             error = type(reply["ename"], (CellError,), {})(reply["evalue"])
             error.traceback = reply["traceback"]
@@ -258,6 +261,14 @@ class Bridge:
             raise BridgeError(
                 f"This cell did not run to its end ({reply['status']}); run it again."
             )
+
+    def count_from(self, number: int) -> None:
+        """Gives the next cell this number, where the inner kernel has not counted as this one.
+
+        An interrupt between two cells makes one that only this kernel has counted.
+        """
+        if number != self.next_number:
+            self.run(f"get_ipython().execution_count = {number}", store_history=False)
 
     def close(self) -> None:
         """Ends the inner kernel: in good order if it answers soon, else at once."""
@@ -274,6 +285,9 @@ class Bridge:
 
 def run(source: str) -> None:
     """Runs a cell in the inner kernel; what `_forwarded` makes of a cell calls this."""
+    from IPython import get_ipython
+
+    _bridge.count_from(get_ipython().execution_count)
     _bridge.run(source)
 
 

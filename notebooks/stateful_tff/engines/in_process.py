@@ -56,6 +56,20 @@ class GraphFunction:
         return unflatten(self._result_type, iter(self.flat(*arguments)))
 
 
+def number_of_parts(data, client_states) -> int:
+    """Returns how many parts a round's inputs have.
+
+    Raises:
+        ValueError: if data and states differ in number, or there are none.
+    """
+    if not len(data) == len(client_states) > 0:
+        raise ValueError(
+            f"A round needs data and a state for each of at least one client; it got "
+            f"{len(data)} parts of data and {len(client_states)} states."
+        )
+    return len(data)
+
+
 class InThisProcess:
     """A process whose rounds run in this Python process.
 
@@ -83,11 +97,7 @@ class InThisProcess:
         Raises:
             ValueError: if data and states differ in number, or there are none.
         """
-        if not len(data) == len(client_states) > 0:
-            raise ValueError(
-                f"A round needs data and a state for each of at least one client; it got "
-                f"{len(data)} parts of data and {len(client_states)} states."
-            )
+        number_of_parts(data, client_states)
         message = self._message.flat(server_state)
         calls = list(zip(data, client_states, strict=True))
         if self._threads == 1 or len(calls) == 1:

@@ -21,7 +21,8 @@ from ..methods.trainers import BOTH, GLOBAL, LOCAL, VariableTrainer
 from ..models import MatrixFactorization, ModelFn
 from .packed_steps import join, local_steps, separate
 from .packing import LARGEST_PART, PackedRatings, shard_type, shards
-from .round import FederatedProcess, first_state_fn, trace_round
+from .round import FederatedProcess, trace_round
+from .types import first_state_fn
 
 
 def build_packed_process(
@@ -161,7 +162,8 @@ def part_work(method, phases, spec, column_rates, trainer, data, client_state, m
     start = users = join(own, "users")
     for phase, shard in zip(phases, data, strict=True):
         item_rate = column_rates[0] if phase.moves in (GLOBAL, BOTH) else None
-        user_rate = column_rates[1] if phase.moves in (LOCAL, BOTH) else None
+        own_rate = column_rates[1] if phase.rate is None else phase.rate
+        user_rate = own_rate if phase.moves in (LOCAL, BOTH) else None
         done = local_steps(shard, items, users, spec, item_rate, user_rate, phase.epochs)
         if phase.when is None:
             users = done.users

@@ -6,6 +6,8 @@ many copies fit into memory. Knows nothing of the details of methods, and nothin
 
 from __future__ import annotations
 
+from collections import OrderedDict
+
 import numpy as np
 import tensorflow as tf
 import tensorflow_federated as tff
@@ -17,7 +19,8 @@ from ..methods.optimizers import Optimizers
 from ..methods.trainers import FunctionalTrainer, PaddedBatches
 from ..models import FunctionalModel
 from .packing import cut
-from .round import FederatedProcess, first_state_fn, sums_of, trace_round
+from .round import FederatedProcess, sums_of, trace_round
+from .types import first_state_fn
 
 
 def build_vectorized_process(
@@ -31,7 +34,9 @@ def build_vectorized_process(
         optimizers: of the server, the clients and their local weights.
 
     Returns:
-        A process as `build_packed_process` returns.
+        A process as `build_packed_process` returns. The data of a part are an OrderedDict of
+        `index`, int32[n], the clients' ids in the order of their states, and `passes`, for each
+        pass of the method the clients' `PaddedBatches`.
 
     Raises:
         TypeError: if the model is of another kind.
@@ -46,7 +51,12 @@ def build_vectorized_process(
         return FunctionalTrainer(model, optimizers)
 
     def work(trainer, data, client_state, message):
-        inputs, results = (data, client_state), []
+        tf.debugging.assert_equal(
+            data["index"],
+            client_state.index,
+            "The states are not in the order of the data's clients.",
+        )
+        inputs, results = (data["passes"], client_state), []
 
         def one_client(parts):  # a flat list, since a vectorized map cannot take attrs classes
             batches, state = tf.nest.pack_sequence_as(inputs, parts)
@@ -63,18 +73,28 @@ def build_vectorized_process(
     def inputs(clients, cohort, round_num):
         cohort = client_ids(cohort, clients.num_clients)
         parts = cut(cohort, clients.counts, 1 + (len(cohort) > 500))
-        data = [
+        ids = [part.astype(np.int32) for part in parts]
+        passes = [
             [pad(clients.part(one.data), part, round_num, one.epochs) for one in method.passes]
             for part in parts
         ]
-        return data, [part.astype(np.int32) for part in parts]
+        data = [OrderedDict(index=i, passes=p) for i, p in zip(ids, passes, strict=True)]
+        return data, ids
+
+    data_type = tff.StructWithPythonType(
+        [
+            ("index", tff.TensorType(np.int32, [None])),
+            ("passes", tff.StructWithPythonType([_batches_type(model)] * len(method.passes), list)),
+        ],
+        OrderedDict,
+    )
 
     functions = trace_round(
         method,
         trainer_fn,
         optimizers.server,
         model.metric_finalizers(),
-        tff.StructWithPythonType([_batches_type(model)] * len(method.passes), list),
+        data_type,
         work,
         stacked=True,
     )

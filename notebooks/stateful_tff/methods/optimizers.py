@@ -4,6 +4,7 @@ Knows nothing of methods, engines and stores.
 """
 
 import attrs
+import numpy as np
 import tensorflow as tf
 import tensorflow_federated as tff
 
@@ -54,9 +55,18 @@ def initial_state(optimizer: Optimizer, weights):
     return tf.nest.map_structure(tf.convert_to_tensor, optimizer.initialize(specs(weights)))
 
 
-def with_own_rates(optimizer: Optimizer, state, weights):
-    """Returns an optimizer's state with the optimizer's own rates: rates belong to the process."""
+def with_own_rates(optimizer: Optimizer, state, weights, rate: float | None = None):
+    """Returns an optimizer's state with the optimizer's own rates: rates belong to the process.
+
+    Args:
+        optimizer: the optimizer.
+        state: its state.
+        weights: what it moves.
+        rate: a learning rate in place of the optimizer's own.
+    """
     rates = optimizer.get_hparams(optimizer.initialize(specs(weights)))
+    if rate is not None:
+        rates["learning_rate"] = np.float32(rate)
     return optimizer.set_hparams(state, tf.nest.map_structure(tf.convert_to_tensor, rates))
 
 

@@ -54,7 +54,15 @@ class VariableTrainer:
         return [variable.read_value() for variable in self.model.local_model_variables]
 
     def train(
-        self, data, global_weights, local_weights, *, moves=BOTH, optimizer_state=(), adjust=None
+        self,
+        data,
+        global_weights,
+        local_weights,
+        *,
+        moves=BOTH,
+        rate=None,
+        optimizer_state=(),
+        adjust=None,
     ) -> Trained:
         """Takes one step for each batch.
 
@@ -63,6 +71,7 @@ class VariableTrainer:
             global_weights: where the global weights start, a list.
             local_weights: where the local weights start, a list.
             moves: `LOCAL`, `GLOBAL` or `BOTH`; the other group stays as it is.
+            rate: the learning rate of the local weights, in place of the local optimizer's own.
             optimizer_state: of the local optimizer; `()` starts it afresh.
             adjust: `((global, local) gradients, (global, local) weights) -> gradients`, called
                 before each step, for methods that add a term.
@@ -82,7 +91,7 @@ class VariableTrainer:
                 variable.assign(value)
             client_state = initial_state(optimizers.client, groups[0])
             local_state = optimizer_state if kept else initial_state(optimizers.local, groups[1])
-            local_state = with_own_rates(optimizers.local, local_state, groups[1])
+            local_state = with_own_rates(optimizers.local, local_state, groups[1], rate)
             num_examples = tf.constant(0.0)
             for batch in iter(data):
                 with tf.GradientTape() as tape:
@@ -175,7 +184,15 @@ class FunctionalTrainer:
         return [tf.convert_to_tensor(weight) for weight in self.model.local_weights]
 
     def train(
-        self, data, global_weights, local_weights, *, moves=BOTH, optimizer_state=(), adjust=None
+        self,
+        data,
+        global_weights,
+        local_weights,
+        *,
+        moves=BOTH,
+        rate=None,
+        optimizer_state=(),
+        adjust=None,
     ) -> Trained:
         """Takes one step for each batch; see `VariableTrainer.train`."""
         optimizers = self.optimizers.client, self.optimizers.local
@@ -183,7 +200,7 @@ class FunctionalTrainer:
         kept = bool(tf.nest.flatten(optimizer_state))
         client_state = initial_state(optimizers[0], weights[0])
         local_state = optimizer_state if kept else initial_state(optimizers[1], weights[1])
-        states = client_state, with_own_rates(optimizers[1], local_state, weights[1])
+        states = client_state, with_own_rates(optimizers[1], local_state, weights[1], rate)
         in_motion = moves in (GLOBAL, BOTH), moves in (LOCAL, BOTH)
 
         def step(t, weights, states, metrics):

@@ -1,0 +1,178 @@
+"""One worker: TFF's program in a process with a port, and the context that computes on it.
+
+Knows nothing of rounds, of other workers or of stores.
+"""
+
+import asyncio
+import functools
+import os
+import subprocess
+import time
+from collections import deque
+from concurrent import futures
+
+import portpicker
+import tensorflow_federated as tff
+
+from .channel import Call, Channel, Limits
+
+WORKER_PROGRAM = os.path.join(os.path.dirname(tff.__file__), "data", "worker_binary")
+
+# Compiles for a worker, once for all of them.
+compiled = functools.lru_cache(tff.backends.native.desugar_and_transform_to_native)
+
+
+def launch(port: int, core: int | None = None) -> subprocess.Popen:
+    """Starts a worker on this machine; `session` ends it when this Python process ends.
+
+    Args:
+        port: where it listens, on all interfaces of the machine.
+        core: the one core to keep it to (Linux only), if any.
+    """
+    before = os.sched_getaffinity(0) if core is not None else None
+    try:
+        if core is not None:
+            os.sched_setaffinity(0, {core})  # of this thread; the child inherits it
+        return subprocess.Popen(
+            [WORKER_PROGRAM, f"--port={port}"],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,  # an interrupt from the keyboard is for the driver
+        )
+    finally:
+        if before is not None:
+            os.sched_setaffinity(0, before)
+
+
+class Executors(tff.framework.ExecutorFactory):
+    """TFF's executors of one worker, one for each number of clients, on the channel it has now.
+
+    An executor stands for what a worker holds: values and compiled computations. Values are let
+    go as soon as nobody needs them; TFF's own factory lets go of twenty at a time.
+    """
+
+    def __init__(self):
+        """Starts without any."""
+        self._stub, self._made = None, {}
+
+    def use(self, channel: Channel) -> None:
+        """From now on, executors are made on this channel."""
+        self._stub = tff.framework.RemoteExecutorGrpcStub(channel)
+
+    def create_executor(self, cardinalities):
+        """Returns the executor for a number of clients; ten of them are kept."""
+        clients = cardinalities.get(tff.CLIENTS, 0)
+        if clients not in self._made:
+            if len(self._made) == 10:
+                self._made.pop(next(iter(self._made))).close()
+            executor = tff.framework.RemoteExecutor(self._stub, dispose_batch_size=1)
+            executor.set_cardinalities({tff.CLIENTS: clients})
+            self._made[clients] = executor
+        return self._made[clients]
+
+    def clean_up_executor(self, cardinalities):
+        """Lets go of an executor, and of what the worker holds for it."""
+        executor = self._made.pop(cardinalities.get(tff.CLIENTS, 0), None)
+        if executor:
+            executor.close()
+
+    def let_go(self) -> None:
+        """Lets go of all."""
+        while self._made:
+            self._made.popitem()[1].close()
+
+
+class _Here(tff.framework.SyncContext):
+    """Runs an asynchronous context in the thread that asks; TFF's own way leaks a thread."""
+
+    def __init__(self, context, loop):
+        self._context, self._loop = context, loop
+
+    def invoke(self, comp, arg):
+        return self._loop.run_until_complete(self._context.invoke(comp, arg))
+
+
+class Worker:
+    """One worker process, here or elsewhere, and the channel to it.
+
+    Attributes:
+        name: "worker 1" and so on.
+        address: "host:port".
+        process: the process, where it was started here; else `None`.
+        channel: the `Channel` that leads to it now.
+        context: TFF's asynchronous context that computes on the worker.
+        traffic: the last 10,000 calls, each a `Call`, and for each computation one of the kind
+            "Run" without sizes.
+        is_closed: whether it was closed for good.
+    """
+
+    def __init__(self, name: str, limits: Limits, address: str | None = None, core=None):
+        """Starts the process if no address is given, and says hello without waiting."""
+        self.name, self.address, self.process = name, address, None
+        self._limits, self._is_local, self._core = limits, address is None, core
+        self.channel, self._executors, self.traffic = None, Executors(), deque(maxlen=10_000)
+        self.context = tff.framework.AsyncExecutionContext(
+            self._executors,
+            compiler_fn=compiled,
+            transform_args=tff.tensorflow.transform_args,
+            transform_result=tff.tensorflow.transform_result,
+        )
+        self._thread, self.is_closed = futures.ThreadPoolExecutor(1), False
+        self.connect()
+
+    def connect(self) -> None:
+        """Opens a new channel; a process of our own that was lost is ended and started again."""
+        if self.channel:
+            self.channel.cut()
+            self._let_go()
+        if self._is_local:
+            port = portpicker.pick_unused_port()
+            self.process, self.address = launch(port, self._core), f"localhost:{port}"
+        self.channel = Channel(self.name, self.address, self._limits, self.traffic)
+        self._executors.use(self.channel)
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether the worker has answered; a channel that failed before that is opened again."""
+        if self.is_closed:
+            return False
+        greeting = self.channel.greeting
+        if not self.channel.is_cut and greeting.done() and greeting.exception() is None:
+            return True
+        ended = self.process and self.process.poll() is not None
+        if self.channel.is_cut or greeting.done() or ended:
+            self.connect()
+        return False
+
+    def submit(self, computation: tff.Computation, *arguments) -> futures.Future:
+        """Runs a computation in the background, after those submitted before.
+
+        Returns:
+            The future of its result, or of a `WorkerLost` if no answer comes.
+        """
+        return self._thread.submit(self._run, computation, arguments)
+
+    def _run(self, computation, arguments):
+        start, loop = time.perf_counter(), asyncio.new_event_loop()
+        try:
+            with tff.framework.get_context_stack().install(_Here(self.context, loop)):
+                return computation(*arguments)
+        finally:
+            loop.close()
+            self.traffic.append(Call("Run", start, time.perf_counter() - start, 0, 0))
+
+    def _let_go(self) -> None:
+        """Ends a process of our own; one elsewhere is asked to let go of what it holds."""
+        if self.process:
+            self.channel.cut()
+            self.process.kill()
+            self.process.wait()
+        self._executors.let_go()
+        self.channel.cut()
+
+    def close(self) -> None:
+        """Ends the worker if it was started here, and the channel in any case, for good."""
+        self.is_closed = True
+        self._let_go()
+        self._thread.shutdown()
