@@ -139,7 +139,7 @@ def exports(path: Path) -> Iterator[tuple[str, str]]:
                 lib_path=str(package),
             )
             body = maker.fname.read_text(encoding="utf-8")
-            body = body.replace(GENERATED, f"# ruff: noqa: E402, I001\n{GENERATED}", 1)
+            body = body.replace(GENERATED, f"# ruff: noqa: E402, I001, RUF100\n{GENERATED}", 1)
             yield name, _formatted(f'"""{doc}\n"""\n\n{_relative_imports(body, name)}')
 
 
@@ -188,14 +188,13 @@ def misplaced(paths: list[Path]) -> list[str]:
     for path in paths:
         for module, _ in exports(path):
             sources.setdefault(file_of(module), []).append(path.name)
-    generated = {
-        file for file in PACKAGE.rglob("*.py") if GENERATED in file.read_text(encoding="utf-8")
-    }
+    files = sorted(PACKAGE.rglob("*.py"))
+    orphans = [f for f in files if f not in sources and GENERATED in f.read_text("utf-8")]
     return [
         f"{file} is exported from {' and '.join(names)}; export it from one notebook."
         for file, names in sources.items()
         if len(names) > 1
-    ] + [f"{file} is exported from no notebook; delete it." for file in generated - set(sources)]
+    ] + [f"{file} is exported from no notebook; delete it." for file in orphans]
 
 
 if __name__ == "__main__":

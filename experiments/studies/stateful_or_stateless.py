@@ -20,124 +20,93 @@ from concurrent.futures import ProcessPoolExecutor
 
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # two runs at a time on two cores
 
-import attrs
-import numpy as np
-
 from experiments.record import RESULTS, Recorder, agree
 
 # isort: split
-from stateful_tff.data import (
-    load_ratings,
-    split_at_random,
-    split_by_time,
-    split_users,
-    support_and_query,
-)
-from stateful_tff.evaluation.baselines import fit_biases, global_mean, item_mean
-from stateful_tff.evaluation.centralized import fit_als, fit_sgd
+from stateful_tff import data, methods
+from stateful_tff.evaluation import baselines, centralized
 from stateful_tff.evaluation.costs import client_costs
 from stateful_tff.evaluation.metrics import score, score_with_intervals
 from stateful_tff.experiment import Experiment
-from stateful_tff.methods import (
-    BOTH,
-    Method,
-    Phase,
-    fed_avg,
-    fed_recon,
-    in_phases,
-    rebuilt_at_first_visit,
-    stateful,
-)
+from stateful_tff.methods import fed_avg, fed_recon, rebuilt_at_first_visit, stateful
 from stateful_tff.training import DivergenceError
 
 NAME, COHORT, BATCH = "stateful_or_stateless", 100, 5
+RECON_RATE = 0.1  # of users who rebuild their side to be served
 PROTOCOLS = {
-    "seen, random": split_at_random,
-    "seen, time": lambda ratings, seed: split_by_time(ratings),
-    "unseen": split_users,
+    "seen, random": data.split_at_random,
+    "seen, time": lambda ratings, seed: data.split_by_time(ratings),
+    "unseen": data.split_users,
 }
 # At most so many passes over a user's support ratings where users rebuild their side.
 PASSES = {"seen, random": 4, "seen, time": 4, "unseen": 8}
-MODELS = {
-    "article": dict(biases=False, l2=0.0),
-    "biases": dict(biases=True, l2=0.05),
-    "biases, L2 0.02": dict(biases=True, l2=0.02),
-}
 
 
-@attrs.frozen
-class Federated:
-    """How to train one way, for at most so many rounds.
+class Task:
+    """The data of one protocol and seed: what to train on, to adapt to and to be judged on."""
 
-    Attributes:
-        model: a name in `MODELS`.
-        method: a `Method`, or a function from the number of users to one.
-        rounds: at most so many; 0 for clients that train alone, once.
-        rates: of the server, the items and the users.
-        recon_rate: of the users where they rebuild their side to be served.
-    """
-
-    model: str
-    method: Method
-    rounds: int
-    rates: tuple = (1.0, 0.5, 0.05)
-    recon_rate: float = 0.1
-
-    def method_for(self, num_users: int) -> Method:
-        """Returns the method for a population."""
-        return self.method if isinstance(self.method, Method) else self.method(num_users)
-
-    @property
-    def fields(self) -> dict:
-        """What is recorded of the setting."""
-        rates = zip(("server_rate", "client_rate", "local_rate"), self.rates, strict=True)
-        epochs = getattr(self.method, "passes", [Phase()])[0].epochs
-        return dict(
-            model=self.model, l2=MODELS[self.model]["l2"], recon_rate=self.recon_rate,
-            support_epochs=epochs, **dict(rates),
-        )  # fmt: skip
+    def __init__(self, name: str, protocol: str, seed: int, final: bool):
+        """Splits the ratings; the final task trains on validation ratings too."""
+        split = PROTOCOLS[protocol](ratings_of(name), seed=seed)
+        self.seed, self.unseen = seed, protocol == "unseen"
+        self.training = split.train_and_validation if final else split.train
+        held = split.test if final else split.validation
+        both = data.support_and_query(held) if self.unseen else (self.training, held)
+        self.support, self.judged = both
 
 
-@attrs.frozen
-class Central:
-    """How to fit with all ratings in one place.
-
-    Attributes:
-        fit: `(task, **options) -> predictions`.
-        options: what is recorded of the setting.
-    """
-
-    fit: object
-    options: dict = attrs.field(factory=dict)
-
-    @property
-    def fields(self) -> dict:
-        """What is recorded of the setting."""
-        return dict(fit=self.fit.__name__) | self.options
+@functools.cache
+def ratings_of(name: str):
+    """The ratings, read once per process."""
+    return data.load_ratings(name)
 
 
-def means(task, **options):
-    """Predicts the mean of all ratings, or with a penalty the mean of each movie."""
-    mean = item_mean if options else global_mean
-    return mean(task.training, task.judged, **options)
+# Settings: how to fit in one place, and how to train in rounds.
+
+
+def central(fit, **options) -> dict:
+    """A way to fit with all ratings in one place: `(task, **options) -> predictions`."""
+    return dict(fit=fit, **options)
+
+
+def in_rounds(method, *rates, rounds=1000, alone=False, **model) -> dict:
+    """A way to train for at most so many rounds, with rates of server, items and users."""
+    return dict(method=method, rates=rates, rounds=rounds, alone=alone, **model)
+
+
+def alone(epochs: int) -> dict:
+    """Clients train both sides on their own ratings, once, and the server never moves."""
+    method = methods.in_phases("local only", methods.Phase("all", methods.BOTH, epochs))
+    # A client on its own does not know the mean of all; it takes the middle of the scale.
+    return in_rounds(method, 0.0, 0.5, 0.05, rounds=1, alone=True, mean_rating=3.0)
+
+
+def global_mean(task):
+    """Predicts the mean of all ratings."""
+    return baselines.global_mean(task.training, task.judged)
+
+
+def item_mean(task, shrink):
+    """Predicts the mean of each movie."""
+    return baselines.item_mean(task.training, task.judged, shrink)
 
 
 def biases_only(task, shrink):
     """Fits biases; new users are fitted to their support ratings."""
-    fitted = fit_biases(task.training, shrink, users_first=True)
-    return (fitted.fold_in(task.support, 0.0, shrink) if task.unseen else fitted).predict(
-        task.judged
-    )
+    fitted = baselines.fit_biases(task.training, shrink, users_first=True)
+    fitted = fitted.fold_in(task.support, 0.0, shrink) if task.unseen else fitted
+    return fitted.predict(task.judged)
 
 
 def als(task, **options):
     """Fits factors by alternating least squares."""
-    return folded(task, fit_als(task.training, seed=task.seed, **options), options["shrink"])
+    factors = centralized.fit_als(task.training, seed=task.seed, **options)
+    return folded(task, factors, options["shrink"])
 
 
 def sgd(task, **options):
     """Fits factors by SGD."""
-    return folded(task, fit_sgd(task.training, seed=task.seed, **options), 2.0)
+    return folded(task, centralized.fit_sgd(task.training, seed=task.seed, **options), 2.0)
 
 
 def folded(task, factors, shrink):
@@ -149,189 +118,148 @@ def folded(task, factors, shrink):
 
 # Per method the settings to choose from. They are compared on one protocol, the random split
 # or for FedRecon the unseen users; rounds and passes are chosen on each.
+ARTICLE = dict(biases=False, l2=0.0, rounds=500)
 GRID = {
-    "global mean": [Central(means)],
-    "item mean": [Central(means, dict(shrink=shrink)) for shrink in (2.0, 5.0)],
-    "biases only": [Central(biases_only, dict(shrink=shrink)) for shrink in (3.0, 6.0)],
+    "global mean": [central(global_mean)],
+    "item mean": [central(item_mean, shrink=shrink) for shrink in (2.0, 5.0)],
+    "biases only": [central(biases_only, shrink=shrink) for shrink in (3.0, 6.0)],
     "centralized, ALS, 8 factors": [
-        Central(als, dict(num_factors=8, l2=l2, shrink=shrink, sweeps=12))
+        central(als, num_factors=8, l2=l2, shrink=shrink, sweeps=12)
         for l2, shrink in ((0.02, 4.0), (0.03, 4.0), (0.04, 6.0))
     ],
     "centralized, ALS, 50 factors": [
-        Central(als, dict(num_factors=50, l2=l2, shrink=2.0, sweeps=8)) for l2 in (0.05, 0.06, 0.07)
+        central(als, num_factors=50, l2=l2, shrink=2.0, sweeps=8) for l2 in (0.05, 0.06, 0.07)
     ],
     "centralized, SGD": [
-        Central(sgd, dict(num_factors=50, l2=0.05, rate=rate, epochs=15, batch_size=1000))
+        central(sgd, num_factors=50, l2=0.05, rate=rate, epochs=15, batch_size=1000)
         for rate in (0.01, 0.02, 0.04)
     ],
-    "local only": [
-        Federated(
-            "biases", in_phases("local only", Phase("all", BOTH, epochs)), 0, (0.0, 0.5, 0.05)
-        )
-        for epochs in (2, 5, 15)
-    ],
-    "FedAvg, users at the server": [
-        Federated("biases", fed_avg, 1000, (rate, 0.5, 0.5)) for rate in (6.0, 9.0)
-    ],
-    "FedRecon": [
-        Federated("article", fed_recon(epochs), 500, (1.0, 0.5, 0.1)) for epochs in (1, 4)
-    ],
+    "local only": [alone(epochs) for epochs in (2, 5, 15)],
+    "FedAvg, users at the server": [in_rounds(fed_avg, rate, 0.5, 0.5) for rate in (6.0, 9.0)],
+    "FedRecon": [in_rounds(fed_recon(n), 1.0, 0.5, 0.1, **ARTICLE) for n in (1, 4)],
     "FedRecon, joint": [
-        Federated("article", fed_recon(epochs, joint=True), 500, (1.0, 0.5, 0.1))
-        for epochs in (1, 4)
+        in_rounds(fed_recon(n, joint=True), 1.0, 0.5, 0.1, **ARTICLE) for n in (1, 4)
     ],
     "FedRecon, joint, biases and L2": [
-        Federated("biases, L2 0.02", fed_recon(4, joint=True), 1000, (rate, 0.5, 0.1))
-        for rate in (1.0, 2.0)
+        in_rounds(fed_recon(4, joint=True), rate, 0.5, 0.1, l2=0.02) for rate in (1.0, 2.0)
     ],
-    "stateful": [Federated("article", stateful, 500, (1.0, 0.5, 0.1))],
-    "stateful, biases and L2": [
-        Federated("biases", stateful, 1000, (rate, 0.5, 0.05)) for rate in (1.0, 2.0)
-    ],
+    "stateful": [in_rounds(stateful, 1.0, 0.5, 0.1, **ARTICLE)],
+    "stateful, biases and L2": [in_rounds(stateful, rate, 0.5, 0.05) for rate in (1.0, 2.0)],
     "stateful, rebuilt at the first visit": [
-        Federated("biases", rebuilt_at_first_visit(4, rate=0.1), 1000, (rate, 0.5, 0.05))
-        for rate in (1.0, 2.0)
+        in_rounds(rebuilt_at_first_visit(4, RECON_RATE), rate, 0.5, 0.05) for rate in (1.0, 2.0)
     ],
 }
 # The article's model with joint training is compared where reconstruction is at home.
 LEFT_OUT = {("FedRecon, joint", protocol) for protocol in ("seen, random", "seen, time")}
 
 
-class Task:
-    """The data of one protocol and seed: what to train on, to adapt to and to be judged on."""
-
-    def __init__(self, ratings, protocol: str, seed: int, final: bool):
-        """Splits the ratings; the final task trains on validation ratings too."""
-        split = PROTOCOLS[protocol](ratings, seed=seed)
-        self.protocol, self.seed, self.unseen = protocol, seed, protocol == "unseen"
-        self.training = split.train_and_validation if final else split.train
-        held = split.test if final else split.validation
-        both = support_and_query(held) if self.unseen else (self.training, held)
-        self.support, self.judged = both
+def fields(setting: dict) -> dict:
+    """Returns what is recorded of a setting."""
+    if "fit" in setting:
+        return setting | dict(fit=setting["fit"].__name__)
+    rates = dict(zip(("server_rate", "client_rate", "local_rate"), setting["rates"], strict=True))
+    left_out = ("method", "rates", "rounds", "alone")
+    return rates | {k: v for k, v in setting.items() if k not in left_out}
 
 
-class Run:
-    """One federated setting on one task, ready to train."""
-
-    def __init__(self, setting: Federated, task: Task):
-        """Puts the experiment together."""
-        self.setting, self.task, self.alone = setting, task, setting.rounds == 0
-        ratings = task.support if self.alone else task.training
-        self.experiment = Experiment(
-            ratings,
-            method=setting.method_for(ratings.num_users),
-            # A client on its own does not know the mean of all; it takes the scale's middle.
-            mean_rating=3.0 if self.alone else None,
-            cohort_size=ratings.num_users if self.alone else COHORT,
-            rates=setting.rates, batch_size=BATCH, seed=task.seed, **MODELS[setting.model],
-        )  # fmt: skip
-        weights = self.experiment.store.server_state.model_weights
-        self.num_global = 1 + self.experiment.biases
-        self.keeps = bool(self.experiment.store.local_weights())
-        self.sends_users = len(weights) > self.num_global
-        self.rebuilds = not (self.keeps or self.sends_users)
-
-    def predictions(self, passes: int):
-        """Yields pairs of passes over the support ratings and predictions."""
-        experiment, task = self.experiment, self.task
-        local = experiment.local_weights()
-        if self.alone or not (task.unseen or self.rebuilds):
-            yield 0, experiment.predict(task.judged, local)
-            return
-        for done in range(passes):
-            local = experiment.serve(
-                1, task.support, start=local, round_num=done, rate=self.setting.recon_rate
-            )
-            yield done + 1, experiment.predict(task.judged, local)
-
-    def costs(self) -> dict[str, float]:
-        """Returns what a visit of a client costs."""
-        experiment = self.experiment
-        counts = experiment.clients.counts
-        return client_costs(
-            experiment.store.server_state.model_weights[: self.num_global],
-            [rows[:1] for rows in experiment.local_weights()],
-            counts[counts > 0], BATCH,
-            keeps_state=self.keeps,
-            sends_user=self.sends_users,
-            support_epochs=self.setting.fields["support_epochs"] if self.rebuilds else 0,
-        )  # fmt: skip
+def build(setting: dict, task: Task) -> Experiment:
+    """Returns the experiment of a setting."""
+    options = {k: v for k, v in setting.items() if k not in ("rounds", "alone")}
+    ratings = task.support if setting["alone"] else task.training
+    if not isinstance(setting["method"], methods.Method):
+        options["method"] = setting["method"](ratings.num_users)
+    size = ratings.num_users if setting["alone"] else COHORT
+    return Experiment(ratings, **options, cohort_size=size, batch_size=BATCH, seed=task.seed)
 
 
-@functools.cache
-def ratings_of(name: str):
-    """The ratings, read once per process."""
-    return load_ratings(name)
+def holders(experiment: Experiment) -> tuple[bool, bool]:
+    """Tells whether the clients keep the users' side, and whether the server does."""
+    weights = experiment.store.server_state.model_weights
+    return bool(experiment.store.local_weights()), len(weights) > 1 + experiment.biases
+
+
+def predictions(experiment: Experiment, task: Task, passes: int):
+    """Yields pairs of passes over the support ratings and predictions."""
+    local = experiment.local_weights()
+    if experiment.ratings is task.support and any(holders(experiment)):
+        yield 0, experiment.predict(task.judged, local)
+        return
+    for done in range(passes):
+        local = experiment.serve(1, task.support, start=local, round_num=done, rate=RECON_RATE)
+        yield done + 1, experiment.predict(task.judged, local)
 
 
 def choose(name: str, protocol: str, method: str, index: int, every: int) -> list[dict]:
     """Judges one setting on validation ratings, at several numbers of rounds and passes."""
-    setting, task = GRID[method][index], Task(ratings_of(name), protocol, 0, final=False)
-    shared = dict(
-        data=name, protocol=f"{protocol}, validation", method=method, seed=0, metric="rmse",
-        setting=index, **setting.fields,
-    )  # fmt: skip
+    setting, task = GRID[method][index], Task(name, protocol, 0, final=False)
     start, rows = time.perf_counter(), []
 
-    def note(predictions, **fields):
-        found = [(score(p, task.judged)["rmse"], passes) for passes, p in predictions]
-        value, passes = min(found)
+    def note(value, metric="rmse", **more):
         seconds = round(time.perf_counter() - start, 1)
-        rows.append(shared | dict(value=value, adapt_epochs=passes, seconds=seconds) | fields)
-        return {"validation_rmse": value}
+        rows.append(dict(
+            data=name, protocol=f"{protocol}, validation", method=method, seed=0, metric=metric,
+            value=value, setting=index, **fields(setting), **more, seconds=seconds,
+        ))  # fmt: skip
+        return {"judged": value}
 
-    if isinstance(setting, Central):
-        note([(None, setting.fit(task, **setting.options))])
+    if "fit" in setting:
+        note(score(setting["fit"](task, **options_of(setting)), task.judged)["rmse"])
         return rows
-    run = Run(setting, task)
-    experiment, passes = run.experiment, PASSES[protocol]
-    if run.alone:
-        experiment.train(1)
-        note(run.predictions(0), adapt_epochs=setting.fields["support_epochs"])
-        return rows
+    experiment = build(setting, task)
+    # Rebuilding all users takes as long as a hundred rounds.
+    slow = experiment.ratings is task.support and not any(holders(experiment))
+
+    def judge():
+        tried = predictions(experiment, task, PASSES[protocol])
+        value, passes = min((score(p, task.judged)["rmse"], passes) for passes, p in tried)
+        return note(value, rounds=experiment.store.round_num, adapt_epochs=passes)
+
     try:
-        experiment.train(
-            setting.rounds,
-            lambda: note(run.predictions(passes), rounds=experiment.store.round_num),
-            # Rebuilding all users takes as long as a hundred rounds.
-            every=250 if run.rebuilds and not task.unseen else every,
-        )
+        experiment.train(setting["rounds"], judge, every=250 if slow else every)
     except DivergenceError as error:
-        done = experiment.store.round_num
-        metric = "rounds before it diverged"
-        rows.append(shared | dict(value=float(done), failure=str(error), metric=metric))
+        done = float(experiment.store.round_num)
+        note(done, metric="rounds before it diverged", failure=str(error))
     return rows
+
+
+def options_of(setting: dict) -> dict:
+    """Returns the options of a fit."""
+    return {k: v for k, v in setting.items() if k != "fit"}
 
 
 def final(name: str, protocol: str, method: str, seed: int, chosen: dict) -> list[dict]:
     """Trains one chosen setting on 90% and judges it on the test ratings."""
-    setting, task = (
-        GRID[method][chosen["setting"]],
-        Task(ratings_of(name), protocol, seed, final=True),
-    )
-    start, passes = time.perf_counter(), chosen.get("adapt_epochs")
-    if isinstance(setting, Central):
-        predicted = setting.fit(task, **setting.options)
+    setting, task = GRID[method][chosen["setting"]], Task(name, protocol, seed, final=True)
+    start, passes = time.perf_counter(), chosen.get("adapt_epochs", 0)
+    rounds = 1 if setting.get("alone") else chosen.get("rounds")
+    if "fit" in setting:
+        predicted = setting["fit"](task, **options_of(setting))
     else:
-        run = Run(setting, task)
-        run.experiment.train(1 if run.alone else chosen["rounds"])
-        *_, (_, predicted) = run.predictions(passes)
-    seconds = round(time.perf_counter() - start, 1)
-    shared = dict(data=name, protocol=protocol, method=method, seed=seed, **setting.fields)
-    shared |= dict(rounds=chosen.get("rounds"), adapt_epochs=passes, seconds=seconds)
-    scores = score_with_intervals(predicted, task.judged)
-    return [
-        shared | dict(metric=metric) | {k: float(v) for k, v in row.items()}
-        for metric, row in scores.iterrows()
-    ]
+        experiment = build(setting, task)
+        experiment.train(rounds)
+        *_, (_, predicted) = predictions(experiment, task, passes)
+    shared = dict(data=name, protocol=protocol, method=method, seed=seed, **fields(setting))
+    shared |= dict(rounds=rounds, adapt_epochs=passes, seconds=time.perf_counter() - start)
+    table = score_with_intervals(predicted, task.judged).astype(float)
+    return [shared | dict(metric=metric, **row) for metric, row in table.iterrows()]
 
 
 def costs(name: str, protocol: str, method: str, chosen: dict) -> list[dict]:
-    """Says what a visit of a client costs with the chosen setting."""
+    """Returns what a visit of a client costs with the chosen setting."""
     setting = GRID[method][chosen["setting"]]
-    if isinstance(setting, Central) or not setting.rounds:
+    if setting.get("alone", True):
         return []
-    found = Run(setting, Task(ratings_of(name), protocol, 0, final=True)).costs()
+    experiment = build(setting, Task(name, protocol, 0, final=True))
+    counts, (keeps, sends) = experiment.clients.counts, holders(experiment)
+    found = client_costs(
+        experiment.store.server_state.model_weights[: 1 + experiment.biases],
+        [rows[:1] for rows in experiment.local_weights()],
+        counts[counts > 0],
+        BATCH,
+        keeps_state=keeps,
+        sends_user=sends,
+        support_epochs=0 if keeps or sends else experiment.method.passes[0].epochs,
+    )
     shared = dict(data=name, protocol=protocol, method=method)
     return [shared | dict(metric=metric, value=float(value)) for metric, value in found.items()]
 
@@ -345,19 +273,12 @@ def short_runs() -> list[dict]:
     ]
 
 
-def home(method: str, protocols: list[str]) -> str:
-    """Returns the protocol on which the settings of a method are compared."""
-    place = "unseen" if method.startswith("FedRecon") else "seen, random"
-    return place if place in protocols else protocols[0]
-
-
 def lowest(rows: list[dict]) -> dict:
     """Returns the row with the lowest validation RMSE, by protocol and method."""
     best = {}
-    for row in rows:
-        key = row["protocol"].removesuffix(", validation"), row["method"]
-        if row["metric"] == "rmse" and row["value"] < best.get(key, {"value": np.inf})["value"]:
-            best[key] = row
+    for row in sorted(rows, key=lambda row: row["value"]):
+        if row["metric"] == "rmse":
+            best.setdefault((row["protocol"].removesuffix(", validation"), row["method"]), row)
     return best
 
 
@@ -366,13 +287,13 @@ def check(args) -> bool:
     lines = (RESULTS / f"{NAME}.jsonl").read_text("utf-8").splitlines()
     rows = [row for row in map(json.loads, lines) if row["data"] == args.data]
     best = lowest([row for row in rows if row["protocol"].endswith(", validation")])
-    asked = [
-        (args.data, protocol, method, seed, chosen)
+    again = (
+        row
         for (protocol, method), chosen in best.items()
         if protocol in args.protocols and method in args.methods
         for seed in args.seeds
-    ]
-    again = (row for call in asked for row in final(*call))
+        for row in final(args.data, protocol, method, seed, chosen)
+    )
     return all([agree(row, rows) for row in again])
 
 
@@ -385,30 +306,29 @@ def record(args) -> None:
             """Runs calls in the pool and records what they return, in the order of the calls."""
             rows = []
             for future in [pool.submit(function, *call) for call in calls]:
+                rows += future.result()
                 for row in future.result():
                     recorder.write(**{k: v for k, v in row.items() if v is not None})
-                    rows.append(row)
             return rows
 
-        homes = {method: home(method, args.protocols) for method in args.methods}
-        best = lowest(run(choose, [
-            (args.data, protocol, method, index, args.every)
-            for method, protocol in homes.items()
-            for index in range(len(GRID[method]))
-        ]))  # fmt: skip
-        best |= lowest(run(choose, [
-            (args.data, protocol, method, best[place, method]["setting"], args.every)
-            for method, place in homes.items()
-            for protocol in args.protocols
-            if protocol != place and (method, protocol) not in LEFT_OUT
-        ]))  # fmt: skip
+        def trials(keys, settings) -> list[tuple]:
+            return [(args.data, *key, index, args.every) for key in keys for index in settings(key)]
+
+        first = {name: "unseen" if name.startswith("FedRecon") else "seen, random" for name in GRID}
+        homes = [
+            (first[method] if first[method] in args.protocols else args.protocols[0], method)
+            for method in args.methods
+        ]
+        best = lowest(run(choose, trials(homes, lambda key: range(len(GRID[key[1]])))))
+        index = {method: best[home, method]["setting"] for home, method in homes}
+        others = [(p, m) for m in args.methods for p in args.protocols]
+        others = [key for key in others if key not in homes and key[::-1] not in LEFT_OUT]
+        best |= lowest(run(choose, trials(others, lambda key: [index[key[1]]])))
         run(final, [(args.data, *key, seed, best[key]) for seed in args.seeds for key in best])
         run(costs, [(args.data, *key, best[key]) for key in best])
         run(short_runs, [()])
-    recorder.write(
-        data=args.data, protocol="all", method="all", metric="seconds of the study",
-        value=time.perf_counter() - start,
-    )  # fmt: skip
+    shared = dict(data=args.data, protocol="all", method="all")
+    recorder.write(**shared, metric="seconds of the study", value=time.perf_counter() - start)
     recorder.finish()
 
 

@@ -182,7 +182,7 @@ class Experiment:
             return local
         process = self._serving(epochs, rate)
         first = as_arrays(process.client_state_fn())
-        items = (self.store.server_state if server_state is None else server_state)
+        items = self.store.server_state if server_state is None else server_state
         items = attrs.evolve(
             process.initialize(), model_weights=items.model_weights[: 1 + self.biases]
         )

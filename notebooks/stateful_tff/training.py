@@ -50,7 +50,9 @@ class UniformSampler:
         seed: decides all draws.
     """
 
-    clients = attrs.field(repr=lambda clients: str(np.size(clients) if np.ndim(clients) else clients))
+    clients = attrs.field(
+        repr=lambda clients: str(np.size(clients) if np.ndim(clients) else clients)
+    )
     cohort_size = attrs.field()
     seed = attrs.field(default=0)
 

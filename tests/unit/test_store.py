@@ -90,6 +90,40 @@ def test_what_the_reader_adds_to_the_metrics_comes_back(url):
     assert history["rmse"].isna().tolist() == [False, True]
 
 
+def test_metrics_can_be_added_to_the_last_round(url):
+    memory = MemoryStore(PROCESS, CLIENTS)
+    with open_store(url) as store:
+        for each in (memory, store):
+            with pytest.raises(ValueError, match="No round is committed yet; add metrics after"):
+                each.add_metrics({"rmse": 1.0})
+            each.commit(round_of(1, [1]))
+            each.add_metrics({"rmse": np.float32(0.75)})
+            each.commit(round_of(2, [1], {"loss": 2.0}))
+            each.add_metrics({"rmse": 0.5, "accuracy": 0.25})
+            each.add_metrics({"rmse": 0.25})
+        before = store.history
+        assert before.equals(memory.history)
+        with pytest.raises(TypeError, match="metrics cannot be written as JSON"):
+            store.add_metrics({"rmse": object()})
+        assert store.round_num == 2 and store.history.equals(before)
+    with open_store(url) as store:
+        assert store.history.equals(before)
+        store.commit(round_of(3, [2]))
+
+
+def test_metrics_are_not_added_to_a_damaged_row(tmp_path):
+    path = tmp_path / "run.sqlite"
+    with open_store(path) as store:
+        store.commit(round_of(1, [1]))
+    with contextlib.closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute("UPDATE stateful_rounds SET metrics = replace(metrics, '1.0', '9.0')")
+    with (
+        open_store(path) as store,
+        pytest.raises(StoreError, match="Round 1 of the history is not what was written"),
+    ):
+        store.add_metrics({"rmse": 1.0})
+
+
 @pytest.fixture(scope="session")
 def killed_runs(request):
     """What `python -m experiments.kill_and_resume` finds in a few kills; it does hundreds.
@@ -147,12 +181,31 @@ def test_a_round_that_does_not_follow_is_refused(url, round_num):
     assert before in (None, snapshot(url))
 
 
-def test_a_round_with_the_server_state_of_another_is_refused(tmp_path):
-    with open_store(tmp_path / "run.sqlite") as store:
-        done = round_of(1, [2])
-        done.server_state = server_of(2)
-        with pytest.raises(ValueError, match="Round 1 has the server state of round 2"):
-            store.commit(done)
+@pytest.mark.parametrize("kind", ["memory", "sql"])
+def test_a_round_with_the_server_state_of_another_is_refused(kind, tmp_path):
+    store = MemoryStore(PROCESS, CLIENTS) if kind == "memory" else open_store(tmp_path / "a.sqlite")
+    done = round_of(1, [2])
+    done.server_state = server_of(2)
+    with pytest.raises(ValueError, match="Round 1 has the server state of round 2"):
+        store.commit(done)
+    assert store.visited.tolist() == [] and store.round_num == 0
+
+
+@pytest.mark.parametrize("kind", ["memory", "sql"])
+def test_a_round_of_nobody_is_refused(kind, tmp_path):
+    store = MemoryStore(PROCESS, CLIENTS) if kind == "memory" else open_store(tmp_path / "a.sqlite")
+    with pytest.raises(ValueError, match="Round 1 has no clients; commit rounds of at least one"):
+        store.commit(round_of(1, []))
+    with pytest.raises(ValueError, match="Client 3 was asked 1 times and returned 0 states"):
+        store.commit(round_of(1, [], cohort=[3]))
+    assert store.round_num == 0
+
+
+@pytest.mark.parametrize("kind", ["memory", "sql"])
+def test_ids_of_a_cohort_are_whole_numbers(kind, tmp_path):
+    store = MemoryStore(PROCESS, CLIENTS) if kind == "memory" else open_store(tmp_path / "a.sqlite")
+    with pytest.raises(TypeError, match="whole numbers"):
+        store.commit(round_of(1, [1], cohort=[1.0]))
 
 
 @pytest.mark.parametrize(

@@ -155,7 +155,9 @@ def unflatten(kind: tff.Type, parts):
     if not isinstance(kind, tff.StructType):
         return next(parts)
     named = [(name, unflatten(part, parts)) for name, part in tff.structure.iter_elements(kind)]
-    container = getattr(kind, "python_container", None) or (dict if kind and named and named[0][0] else list)
+    container = getattr(kind, "python_container", None) or (
+        dict if kind and named and named[0][0] else list
+    )
     if attrs.has(container) or issubclass(container, Mapping):
         return container(**dict(named)) if attrs.has(container) else container(named)
     return container(value for _, value in named)

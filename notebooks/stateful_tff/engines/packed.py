@@ -19,7 +19,7 @@ from ..methods.phases import InPhases, Phase
 from ..methods.touched_rows import TouchedRows
 from ..methods.trainers import BOTH, GLOBAL, LOCAL, VariableTrainer
 from ..models import MatrixFactorization, ModelFn
-from .packed_steps import join, local_steps, separate
+from .packed_steps import local_steps, separate, user_rows
 from .packing import LARGEST_PART, PackedRatings, shard_type, shards
 from .round import FederatedProcess, trace_round
 from .types import first_state_fn
@@ -53,7 +53,7 @@ def build_packed_process(
     phases = _phases(method)
     # Each graph gets the same first weights, also where the specification has no seed.
     model_fn = ModelFn(spec if spec.seed is not None else attrs.evolve(spec, seed=_drawn_seed()))
-    column_rates = [
+    rates = [
         plain_rate(name, optimizer)
         for name, optimizer in (
             ("client_optimizer", optimizers.client),
@@ -74,9 +74,7 @@ def build_packed_process(
         )
 
     def work(trainer, data, client_state, message):
-        return part_work(
-            method, phases, spec, column_rates, trainer, data, client_state, message
-        )
+        return part_work(method, phases, spec, rates, trainer, data, client_state, message)
 
     kept = {}
 
@@ -116,7 +114,9 @@ def _phases(method: Method) -> tuple[Phase, ...]:
     """Returns the phases of a method, and refuses those that the packed steps do not know."""
     update = method.client_update
     phases = update.phases if isinstance(update, InPhases) else (Phase(),)
-    if update is not client_update and not isinstance(update, InPhases | TouchedRows | UsersAtServer):
+    if update is not client_update and not isinstance(
+        update, InPhases | TouchedRows | UsersAtServer
+    ):
         raise ValueError(
             f"The packed engine runs methods made of phases, and {method.name!r} is not; use the "
             "per-client or the vectorized engine."
@@ -129,14 +129,14 @@ def _phases(method: Method) -> tuple[Phase, ...]:
     return phases
 
 
-def part_work(method, phases, spec, column_rates, trainer, data, client_state, message) -> tuple:
+def part_work(method, phases, spec, rates, trainer, data, client_state, message) -> tuple:
     """Does for all clients of a part what a method's `client_update` does for one.
 
     Args:
         method: the method.
         phases: its phases.
         spec: the model.
-        column_rates: the rates of the items and of the users.
+        rates: the rates of the items and of the users.
         trainer: holds the model's first weights.
         data: a `Shard` for each phase.
         client_state: the clients' states, stacked in the order of `Shard.index`.
@@ -149,9 +149,8 @@ def part_work(method, phases, spec, column_rates, trainer, data, client_state, m
         data[0].index, client_state.index, "The states are not in the order of the shard's clients."
     )
     at_server = isinstance(method.client_update, UsersAtServer)
-    weights = list(message.model_weights)
-    num_global = 1 + spec.biases
-    items, tables = join(weights[:num_global], "items"), weights[num_global:]
+    items = list(message.model_weights[: 1 + spec.biases])
+    tables = message.model_weights[len(items) :]
     kept, count = client_state.local_weights, tf.size(client_state.index)
     if at_server:
         own = [tf.gather(table, client_state.index)[:, 0] for table in tables]
@@ -159,32 +158,29 @@ def part_work(method, phases, spec, column_rates, trainer, data, client_state, m
         own = [part[:, 0] for part in kept]
     else:
         own = [tf.repeat(first, count, axis=0) for first in trainer.local_weights]
-    start = users = join(own, "users")
+    start = users = user_rows(own)
     for phase, shard in zip(phases, data, strict=True):
-        item_rate = column_rates[0] if phase.moves in (GLOBAL, BOTH) else None
-        own_rate = column_rates[1] if phase.rate is None else phase.rate
-        user_rate = own_rate if phase.moves in (LOCAL, BOTH) else None
+        item_rate = rates[0] if phase.moves in (GLOBAL, BOTH) else None
+        user_rate = rates[1] if phase.moves in (LOCAL, BOTH) else None
         done = local_steps(shard, items, users, spec, item_rate, user_rate, phase.epochs)
         if phase.when is None:
             users = done.users
         else:
             users = tf.where(phase.when(client_state)[:, None], done.users, users)
-    changes = tf.zeros_like(items) if done.item_sums is None else done.item_sums
-    delta = separate(changes, "items", spec)
+    delta = done.weighted_delta or [tf.zeros_like(part) for part in items]
     if at_server:
         weight = tf.scatter_nd(data[-1].member[:, None], done.weights, [count])[:, None]
-        moved = separate(weight * (users - start), "users", spec)
         ids = client_state.index[:, None]
         delta += [
             tf.scatter_nd(ids, change[:, None], tf.shape(table))
-            for change, table in zip(moved, tables, strict=True)
+            for change, table in zip(separate(weight * (users - start), spec), tables, strict=True)
         ]
     if isinstance(method.client_update, TouchedRows):
         delta.append(_touched(data[-1], done, spec.num_items))
     sums = OrderedDict(
         weighted_delta=delta, client_weight=tf.reduce_sum(done.weights), metrics=done.metrics
     )
-    local_weights = [part[:, None] for part in separate(users, "users", spec)] if len(kept) else []
+    local_weights = [part[:, None] for part in separate(users, spec)] if len(kept) else []
     return sums, attrs.evolve(client_state, local_weights=local_weights)
 
 

@@ -1,7 +1,7 @@
 """The arithmetic of packed matrix factorization: the local steps of many clients side by side.
 
 A batch of a client reads each of its item rows once in an epoch. So within an epoch all steps
-read the rows that the epoch began with, and the rows move once at its end. Knows nothing of
+read the rows that the epoch began with, and the rows move once, at its end. Knows nothing of
 methods, stores and TFF's placements.
 """
 
@@ -17,30 +17,35 @@ from ..models import MatrixFactorization
 from .packing import Shard
 
 
-def join(weights, side: str):
-    """Puts vectors and biases side by side: items as [q, b, 1], users as [p, 1, a]."""
-    if len(weights) == 1:
-        return weights[0]
-    vectors, bias = weights
-    one = tf.ones_like(bias)
-    return tf.concat([vectors, bias, one] if side == "items" else [vectors, one, bias], axis=1)
+@attrs.frozen(eq=False)
+class Rows:
+    """Rows of items as the steps read them.
+
+    Attributes:
+        vectors: float32[R, K], item vectors, with a last column of ones where users have a bias.
+        biases: float32[R], the items' biases; zeros in a model without.
+    """
+
+    vectors = attrs.field()
+    biases = attrs.field()
 
 
-def separate(joined, side: str, spec: MatrixFactorization) -> list:
-    """Takes vectors and biases apart again."""
+def item_rows(weights, spec: MatrixFactorization) -> Rows:
+    """Returns the model's global weights as rows."""
     if not spec.biases:
-        return [joined]
+        return Rows(weights[0], tf.zeros([spec.num_items]))
+    return Rows(tf.concat([weights[0], tf.ones_like(weights[1])], axis=1), weights[1][:, 0])
+
+
+def user_rows(weights) -> tf.Tensor:
+    """Returns the users' weights, each `[n, width]`, side by side: vectors, then the bias."""
+    return tf.concat(weights, axis=1)
+
+
+def separate(rows, spec: MatrixFactorization) -> list:
+    """Takes vectors and biases apart again."""
     k = spec.num_factors
-    bias = joined[:, k : k + 1] if side == "items" else joined[:, k + 1 :]
-    return [joined[:, :k], bias]
-
-
-def rates(rate: float, side: str, spec: MatrixFactorization) -> np.ndarray:
-    """Returns the rate of each column; the column of ones does not move."""
-    columns = np.full(spec.num_factors + 2 * spec.biases, rate, np.float32)
-    if spec.biases:
-        columns[-1 if side == "items" else -2] = 0.0
-    return columns
+    return [rows[:, :k], rows[:, k:]] if spec.biases else [rows]
 
 
 @attrs.frozen(eq=False)
@@ -48,8 +53,6 @@ class Batches:
     """What the steps of a shard have in common.
 
     Attributes:
-        spec: the model.
-        rates: the learning rates of the columns of items and of users, float32[K] each.
         active: int32[steps], the clients in each step.
         owner: int32[m], each batch's client, in the order of the shard.
         before: int32[m], the row of the trail before each batch.
@@ -59,8 +62,6 @@ class Batches:
         num_clients: int32 scalar, n.
     """
 
-    spec = attrs.field()
-    rates = attrs.field()
     active = attrs.field()
     owner = attrs.field()
     before = attrs.field()
@@ -70,7 +71,7 @@ class Batches:
     num_clients = attrs.field()
 
 
-def batches_of(shard: Shard, spec: MatrixFactorization, column_rates) -> Batches:
+def batches_of(shard: Shard) -> Batches:
     """Returns what the steps of a shard have in common."""
     clients, batch_size = tf.size(shard.index), tf.shape(shard.items)[2]
     begins = tf.cumsum(shard.active, exclusive=True)
@@ -81,77 +82,78 @@ def batches_of(shard: Shard, spec: MatrixFactorization, column_rates) -> Batches
     valid = tf.sequence_mask(shard.sizes, batch_size, tf.float32)
     share = valid / tf.cast(tf.maximum(shard.sizes, 1), tf.float32)[:, None]
     last = tf.gather(rows, number) + tf.range(clients)
-    return Batches(
-        spec, column_rates, shard.active, owner, before, last, valid, share, clients
-    )  # fmt: skip
+    return Batches(shard.active, owner, before, last, valid, share, clients)
 
 
-def weighted_rows(rows, columns, weights, num_rows, table):
-    """Returns float32[num_rows, K]: for each row the weighted sum of the table's rows `columns`."""
-    return tf.raw_ops.SparseTensorDenseMatMul(
-        a_indices=tf.stack([rows, columns], axis=1),
-        a_values=weights,
-        a_shape=tf.cast(tf.stack([num_rows, tf.shape(table)[0]]), tf.int64),
-        b=table,
-    )
-
-
-def epoch(batches: Batches, table, rows, stars, users, keep_rows: bool):
+def epoch(batches: Batches, rows: Rows, at, stars, users, user_rate, l2: float, move=None):
     """Takes the user steps of one epoch, with the item rows that the epoch began with.
+
+    A step is `u <- (1 - 2 rate l2) u - 2 rate sum_j error_j q_j / size` for each client that has
+    a batch, over the ratings j of the batch.
 
     Args:
         batches: made by `batches_of`.
-        table: float32[R, K], joined item rows.
-        rows: int32[m, batch_size], the row of the table for each rating.
-        stars: float32[m, batch_size], the ratings.
-        users: float32[n, K], joined user rows.
-        keep_rows: whether to return each rating's own moved row.
+        rows: the item rows.
+        at: int32[m, batch_size], each rating's row.
+        stars: float32[m, batch_size], the ratings without the model's constant.
+        users: float32[n, K], vectors and biases.
+        user_rate: of plain SGD; 0.0 freezes the users.
+        l2: the model's penalty.
+        move: `(vectors [c, batch_size, K], error / size, users, 1 / size) -> moved vectors`, for
+            the ratings' own rows after the epoch; left out, none are kept.
 
     Returns:
         The trail of the users, float32[n + m, K]: as they came, then as each step left those who
-        took part in it; the errors (prediction minus rating), float32[m * batch_size]; and the
-        moved rows, float32[m * batch_size, K], or no rows.
+        took part in it; the errors (prediction minus rating), float32[m, batch_size]; and the
+        moved vectors, float32[m * batch_size, K], or `None`.
     """
-    spec, (item_rates, user_rates) = batches.spec, batches.rates
-    steps, size, width = tf.size(batches.active), tf.shape(rows)[1], users.shape[1]
-    rows, stars, share = (tf.reshape(part, [-1]) for part in (rows, stars, batches.share))
-    owner = tf.repeat(batches.owner, size)
-    keep_user = 1 - 2 * user_rates * np.float32(spec.l2)
+    steps, width = tf.size(batches.active), users.shape[1]
+    targets = stars - tf.gather(rows.biases, at)
+    keep = np.float32(1 - 2 * user_rate * l2)
+    per_step = [_split(part, batches.active) for part in (at, targets, batches.share)]
 
-    def arrays(*element_shape):
+    def array(*element_shape):
         return tf.TensorArray(
             tf.float32, steps + 1, element_shape=[None, *element_shape], infer_shape=False
         )
 
-    def step(t, start, users, trail, errors, moved):
-        count = batches.active[t]
-        part = slice(start * size, (start + count) * size)
-        users = users[:count]
-        seen = tf.reshape(tf.gather(table, rows[part]), [-1, size, width])
-        predicted = tf.reduce_sum(seen * users[:, None], axis=2) + np.float32(spec.mean_rating)
-        error = tf.reshape(predicted, [-1]) - stars[part]
-        pull = error * share[part]
-        gradient = weighted_rows(owner[part], rows[part], pull, count, table)
-        if keep_rows:
-            change = tf.reshape(pull, [-1, size, 1]) * users[:, None]
-            change += np.float32(spec.l2) * tf.reshape(share[part], [-1, size, 1]) * seen
-            moved = moved.write(t, tf.reshape(seen - 2 * item_rates * change, [-1, width]))
-        users = keep_user * users - 2 * user_rates * gradient
-        return t + 1, start + count, users, trail.write(t + 1, users), errors.write(t, error), moved
+    def step(t, users, trail, errors, moved):
+        here, target, share = (part.read(t) for part in per_step)
+        users = users[: tf.shape(here)[0]]
+        seen = tf.gather(rows.vectors, here)
+        error = tf.linalg.matvec(seen, users) - target
+        pull = error * share
+        if move is not None:
+            moved = moved.write(t, move(seen, pull, users, share))
+        if user_rate:
+            gradient = tf.linalg.matvec(seen, pull, transpose_a=True)
+            users = keep * users - np.float32(2 * user_rate) * gradient
+        return t + 1, users, trail.write(t + 1, users), errors.write(t, error), moved
 
-    start = (0, 0, users, arrays(width).write(0, users), arrays().write(steps, tf.zeros([0])),
-             arrays(width).write(steps, tf.zeros([0, width])))  # fmt: skip
+    size = batches.share.shape[1]
+    start = (
+        0, users, array(width).write(0, users), array(size).write(steps, targets[:0]),
+        array(size, width).write(steps, tf.zeros([0, tf.shape(at)[1], width])),
+    )  # fmt: skip
     *_, trail, errors, moved = tf.while_loop(
         lambda t, *_: t < steps,
         step,
         start,
         parallel_iterations=1,  # each step waits for the one before in any case
         shape_invariants=(
-            tf.TensorShape([]), tf.TensorShape([]), tf.TensorShape([None, width]),
-            *[tf.TensorShape(None)] * 3,
+            tf.TensorShape([]), tf.TensorShape([None, width]), *[tf.TensorShape(None)] * 3
         ),
     )  # fmt: skip
-    return trail.concat(), errors.concat(), moved.concat() if keep_rows else table[:0]
+    moved = tf.reshape(moved.concat(), [-1, width]) if move is not None else None
+    return trail.concat(), errors.concat(), moved
+
+
+def _split(part, active) -> tf.TensorArray:
+    """Returns the batches of each step, to be read in it."""
+    array = tf.TensorArray(
+        part.dtype, tf.size(active), element_shape=[None, *part.shape[1:]], infer_shape=False
+    )
+    return array.split(part, active)
 
 
 @attrs.frozen(eq=False)
@@ -159,8 +161,8 @@ class Pass:
     """What the local steps on one shard result in.
 
     Attributes:
-        users: float32[n, K], joined user rows, in the order of the states.
-        item_sums: float32[num_items, K], the clients' weighted changes of the items, summed; or
+        users: float32[n, K], vectors and biases, in the order of the states.
+        weighted_delta: the clients' weighted changes of the global weights, summed, a list; or
             `None` where the items are frozen.
         metrics: the model's unfinalized metrics, summed.
         weights: float32[n], each client's number of examples, in the order of the shard.
@@ -168,51 +170,60 @@ class Pass:
     """
 
     users = attrs.field()
-    item_sums = attrs.field()
+    weighted_delta = attrs.field()
     metrics = attrs.field()
     weights = attrs.field()
     batches = attrs.field()
 
 
-def local_steps(shard: Shard, items, users, spec, item_rate, user_rate, epochs: int) -> Pass:
+def local_steps(shard: Shard, weights, users, spec, item_rate, user_rate, epochs: int) -> Pass:
     """Takes the local steps of all clients of a shard; a rate of `None` freezes its group.
 
     Args:
         shard: the `Shard`.
-        items: float32[num_items, K], joined item rows.
-        users: float32[n, K], joined user rows in the order of the states.
+        weights: the global weights, a list.
+        users: float32[n, K], vectors and biases in the order of the states.
         spec: the `MatrixFactorization`.
         item_rate: of plain SGD on the items, or `None`.
         user_rate: of plain SGD on the users, or `None`.
         epochs: passes over the ratings, the first axis of the shard's.
     """
-    column_rates = rates(item_rate or 0.0, "items", spec), rates(user_rate or 0.0, "users", spec)
-    batches = batches_of(shard, spec, column_rates)
-    in_order = tf.gather(users, shard.member)
-    frozen, num_epochs = item_rate is None, epochs
-    stars = tf.gather(shard.levels, tf.cast(shard.codes, tf.int32))
-    weights = num_epochs * tf.math.unsorted_segment_sum(
+    batches, items = batches_of(shard), item_rows(weights, spec)
+    own_rows = item_rate is not None and epochs > 1
+    move = None
+    if own_rows:
+        column_rates = np.full(users.shape[1], 2 * item_rate, np.float32)
+        column_rates[spec.num_factors :] = 0.0  # the column of ones does not move
+
+        def move(seen, pull, users, share):
+            change = (
+                pull[:, :, None] * users[:, None] + np.float32(spec.l2) * share[:, :, None] * seen
+            )
+            return seen - column_rates * change
+
+    in_order, rows, at, totals = tf.gather(users, shard.member), items, shard.items[0], None
+    stars = tf.gather(shard.levels - np.float32(spec.mean_rating), tf.cast(shard.codes, tf.int32))
+    client_weights = epochs * tf.math.unsorted_segment_sum(
         tf.cast(shard.sizes, tf.float32), batches.owner, batches.num_clients
     )
-    table, rows, totals = items, shard.items[0], None
-    for number in range(num_epochs):
-        keep_rows = not frozen and num_epochs > 1
-        trail, errors, moved = epoch(batches, table, rows, stars[number], in_order, keep_rows)
-        squares = _squares(batches, table, rows, trail)
-        totals = _added(totals, _metric_sums(batches, errors, squares, shard.sizes))
+    for number in range(epochs):
+        trail, errors, moved = epoch(
+            batches, rows, at, stars[number], in_order, user_rate or 0.0, spec.l2, move
+        )
+        totals = _added(totals, _metric_sums(batches, rows, at, trail, errors, spec))
         in_order = tf.gather(trail, batches.last)
-        if number + 1 < num_epochs:
-            table, rows = (items, shard.items[number + 1])
-            if keep_rows:
-                table, rows = moved, _rows_of_slots(shard, batches, number)
-    if frozen:
-        item_sums = None
-    elif num_epochs == 1:
-        item_sums = _item_sums(batches, items, rows, trail, errors, weights)
+        if own_rows:
+            rows = Rows(moved, _moved_biases(batches, rows, at, errors, item_rate, spec))
+        if number + 1 < epochs:
+            at = _rows_of_slots(shard, batches, number) if own_rows else shard.items[number + 1]
+    if item_rate is None:
+        delta = None
+    elif epochs == 1:
+        delta = _deltas(batches, items, at, trail, errors, client_weights, item_rate, spec)
     else:
-        item_sums = _moved_sums(batches, items, shard.items[-1], moved, weights)
+        delta = _deltas_of_rows(batches, items, shard.items[-1], rows, client_weights, spec)
     users = tf.tensor_scatter_nd_update(users, shard.member[:, None], in_order)
-    return Pass(users, item_sums, totals, weights, batches)
+    return Pass(users, delta, totals, client_weights, batches)
 
 
 def _rows_of_slots(shard: Shard, batches: Batches, number: int):
@@ -223,48 +234,68 @@ def _rows_of_slots(shard: Shard, batches: Batches, number: int):
     return tf.gather(rows, shard.slots[number + 1])
 
 
-def _squares(batches: Batches, table, rows, trail):
-    """Returns the sum of squares of all rows that the ratings of an epoch use, ones left out."""
-    if not batches.spec.l2:
-        return tf.constant(0.0)
-    valid = tf.reshape(batches.valid, [-1])
-    often = tf.raw_ops.Bincount(
-        arr=tf.reshape(rows, [-1]), size=tf.shape(table)[0], weights=valid
+def _moved_biases(batches: Batches, rows: Rows, at, errors, rate: float, spec):
+    """Returns each rating's own item bias after an epoch, float32[m * batch_size]."""
+    biases = tf.gather(rows.biases, at)
+    moved = biases - np.float32(2 * rate) * batches.share * (errors + np.float32(spec.l2) * biases)
+    return tf.reshape(moved if spec.biases else biases, [-1])
+
+
+def _sums_per_item(item, weights, spec):
+    """Returns float32[num_items]: the sum of the weights of each item's ratings."""
+    return tf.raw_ops.Bincount(arr=item, size=spec.num_items, weights=weights)
+
+
+def _weighted_rows(rows, columns, weights, num_rows, table):
+    """Returns float32[num_rows, K]: for each row the weighted sum of the table's `columns`."""
+    return tf.raw_ops.SparseTensorDenseMatMul(
+        a_indices=tf.stack([rows, columns], axis=1),
+        a_values=weights,
+        a_shape=tf.cast(tf.stack([num_rows, tf.shape(table)[0]]), tf.int64),
+        b=table,
     )
-    squares = tf.tensordot(often, tf.reduce_sum(table**2, axis=1), 1)
-    of_users = tf.gather(tf.reduce_sum(trail**2, axis=1), batches.before)
-    squares += tf.tensordot(tf.reduce_sum(batches.valid, axis=1), of_users, 1)
-    return squares - 2.0 * batches.spec.biases * tf.reduce_sum(valid)
 
 
-def _item_sums(batches: Batches, items, rows, trail, errors, weights):
-    """Returns the weighted sum of the clients' item changes after a single epoch."""
-    spec, size = batches.spec, tf.shape(rows)[1]
-    item = tf.reshape(rows, [-1])
-    pull = tf.reshape(batches.share * tf.gather(weights, batches.owner)[:, None], [-1])
-    users = tf.repeat(batches.before, size)
-    gradient = weighted_rows(item, users, pull * errors, spec.num_items, trail)
-    of_item = tf.raw_ops.Bincount(arr=item, size=spec.num_items, weights=pull)
-    gradient += np.float32(spec.l2) * of_item[:, None] * items
-    return -2 * batches.rates[0] * gradient
+def _deltas(batches: Batches, items: Rows, at, trail, errors, client_weights, rate, spec) -> list:
+    """Returns the weighted sums of the clients' changes of the items after a single epoch."""
+    item, users = tf.reshape(at, [-1]), tf.repeat(batches.before, tf.shape(at)[1])
+    share = batches.share * tf.gather(client_weights, batches.owner)[:, None]
+    share, pull = tf.reshape(share, [-1]), tf.reshape(share * errors, [-1])
+    often = np.float32(spec.l2) * _sums_per_item(item, share, spec)
+    vectors = (
+        _weighted_rows(item, users, pull, spec.num_items, trail) + often[:, None] * items.vectors
+    )
+    factor = np.float32(-2 * rate)
+    if not spec.biases:
+        return [factor * vectors]
+    biases = _sums_per_item(item, pull, spec) + often * items.biases
+    return [factor * vectors[:, :-1], factor * biases[:, None]]
 
 
-def _moved_sums(batches: Batches, items, last_items, moved, weights):
-    """Returns the weighted sum of the clients' item changes from their own moved rows."""
+def _deltas_of_rows(batches: Batches, items: Rows, last_items, rows: Rows, client_weights, spec):
+    """Returns the weighted sums of the clients' changes of the items from their own rows."""
     item = tf.reshape(last_items, [-1])
-    weight = tf.reshape(batches.valid * tf.gather(weights, batches.owner)[:, None], [-1])
-    num_items = batches.spec.num_items
-    total = weighted_rows(item, tf.range(tf.size(item)), weight, num_items, moved)
-    return total - tf.raw_ops.Bincount(arr=item, size=num_items, weights=weight)[:, None] * items
+    weight = tf.reshape(batches.valid * tf.gather(client_weights, batches.owner)[:, None], [-1])
+    often = _sums_per_item(item, weight, spec)
+    total = _weighted_rows(item, tf.range(tf.size(item)), weight, spec.num_items, rows.vectors)
+    vectors = total - often[:, None] * items.vectors
+    if not spec.biases:
+        return [vectors]
+    biases = _sums_per_item(item, weight * rows.biases, spec) - often * items.biases
+    return [vectors[:, :-1], biases[:, None]]
 
 
-def _metric_sums(batches: Batches, errors, squares, sizes) -> OrderedDict:
+def _metric_sums(batches: Batches, rows: Rows, at, trail, errors, spec) -> OrderedDict:
     """Returns the unfinalized metrics of `models.frame`, summed over an epoch of a shard."""
-    valid = tf.reshape(batches.valid, [-1])
-    count = tf.reduce_sum(tf.cast(sizes, tf.int64))
-    squared = tf.reduce_sum(valid * errors**2)
-    close = tf.math.count_nonzero((tf.abs(errors) <= 0.5) & (valid > 0))
-    loss = squared + np.float32(batches.spec.l2) * squares
+    count = tf.math.count_nonzero(batches.valid)
+    squared = tf.reduce_sum(batches.valid * errors**2)
+    close = tf.math.count_nonzero((tf.abs(errors) <= 0.5) & (batches.valid > 0))
+    loss = squared
+    if spec.l2:
+        lengths = tf.reduce_sum(rows.vectors**2, axis=1) - float(spec.biases) + rows.biases**2
+        of_users = tf.gather(tf.reduce_sum(trail**2, axis=1), batches.before)[:, None]
+        squares = tf.reduce_sum(batches.valid * (tf.gather(lengths, at) + of_users))
+        loss += np.float32(spec.l2) * squares
     return OrderedDict(
         num_examples=[count], loss=[loss, count], rmse=[squared, count], accuracy=[close, count]
     )

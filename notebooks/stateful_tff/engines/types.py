@@ -35,13 +35,9 @@ def first_state_fn(method: Method, trainer_fn: Callable) -> Callable[[], ClientS
     """
 
     def client_state_fn() -> ClientState:
-        with tf.Graph().as_default(), tf.compat.v1.Session() as session:
-            state = tf.nest.map_structure(
-                tf.convert_to_tensor, method.client_state_fn(trainer_fn())
-            )
-            session.run(tf.compat.v1.global_variables_initializer())
-            values = session.run(tf.nest.flatten(state))
-        return tf.nest.pack_sequence_as(state, values)
+        return tf.nest.map_structure(
+            lambda part: tf.convert_to_tensor(part).numpy(), method.client_state_fn(trainer_fn())
+        )
 
     return client_state_fn
 
@@ -54,8 +50,8 @@ def model_types(model_fn: Callable, num_passes: int) -> tuple:
         num_passes: how many data sets a client gets.
 
     Returns:
-        The type of a client's data, a sequence of batches or several of them, and the metric
-        finalizers.
+        The metric finalizers, and the type of a client's data: a sequence of batches, or
+        several.
 
     Raises:
         TypeError: if the model does not name its groups.
@@ -73,8 +69,8 @@ def model_types(model_fn: Callable, num_passes: int) -> tuple:
         batches = tff.SequenceType(tff.types.tensorflow_to_type(model.input_spec))
         finalizers = model.metric_finalizers()
     if num_passes == 1:
-        return batches, finalizers
-    return tff.StructWithPythonType([batches] * num_passes, list), finalizers
+        return finalizers, batches
+    return finalizers, tff.StructWithPythonType([batches] * num_passes, list)
 
 
 def client_datasets(passes, clients, cohort, round_num: int) -> tuple[list, list[int]]:
@@ -90,8 +86,6 @@ def client_datasets(passes, clients, cohort, round_num: int) -> tuple[list, list
         For each client its dataset, or the list of its datasets where there are several passes;
         and the ids in the same order.
     """
-    parts = [
-        clients.part(one.data).for_round(cohort, round_num, one.epochs) for one in passes
-    ]
+    parts = [clients.part(one.data).for_round(cohort, round_num, one.epochs) for one in passes]
     data = parts[0] if len(parts) == 1 else [list(each) for each in zip(*parts, strict=True)]
     return data, [int(client) for client in cohort]

@@ -40,7 +40,9 @@ def fed_avg(num_clients: int) -> Method:
     num_clients = whole_number("num_clients", num_clients, 1)
 
     def server_weights(trainer):
-        tables = [tf.tile(w[None], [num_clients] + [1] * len(w.shape)) for w in trainer.local_weights]
+        tables = [
+            tf.tile(w[None], [num_clients] + [1] * len(w.shape)) for w in trainer.local_weights
+        ]
         return [*trainer.global_weights, *tables]
 
     return Method(

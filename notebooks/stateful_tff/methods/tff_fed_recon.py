@@ -9,8 +9,8 @@ import tensorflow as tf
 import tensorflow_federated as tff
 
 from ..data.clients import DatasetsByClient
-from ..models.frame import INPUT_SPEC
-from ..models.matrix_factorization import (
+from ..models import (
+    INPUT_SPEC,
     MatrixFactorization,
     global_model_variables,
     local_model_variables,

@@ -132,7 +132,10 @@ class VariableTrainer:
 def _dense(gradients, groups):
     """Returns gradients and weights of both groups as dense tensors."""
     dense = [
-        [tf.zeros_like(v) if g is None else tf.convert_to_tensor(g) for g, v in zip(*pair, strict=True)]
+        [
+            tf.zeros_like(v) if g is None else tf.convert_to_tensor(g)
+            for g, v in zip(*pair, strict=True)
+        ]
         for pair in zip(gradients, groups, strict=True)
     ]
     return dense, [[variable.read_value() for variable in group] for group in groups]
@@ -211,9 +214,7 @@ class FunctionalTrainer:
                 mean = sums["loss"][0] / tf.cast(tf.maximum(size, 1), tf.float32)
             gradients = tape.gradient(mean, weights, unconnected_gradients="zero")
             if adjust is not None:
-                gradients = tf.nest.map_structure(
-                    tf.convert_to_tensor, adjust(gradients, weights)
-                )
+                gradients = tf.nest.map_structure(tf.convert_to_tensor, adjust(gradients, weights))
             after, states_after = list(weights), list(states)
             for group in range(2):
                 if in_motion[group]:

@@ -5,13 +5,13 @@ Knows nothing of methods, engines and stores.
 
 from .frame import INPUT_SPEC, MatrixFactorizationModel, ModelFn, build_model_fn
 from .functional import FunctionalModel, functional_keras_model, functional_matrix_factorization
-from .matrix_factorization import (
-    MatrixFactorization,
+from .keras_model import (
     UserEmbedding,
+    build_keras_model,
     global_model_variables,
     local_model_variables,
-    matrix_factorization_model,
 )
+from .matrix_factorization import MatrixFactorization, matrix_factorization_model
 
 __all__ = [
     "INPUT_SPEC",
@@ -20,6 +20,7 @@ __all__ = [
     "MatrixFactorizationModel",
     "ModelFn",
     "UserEmbedding",
+    "build_keras_model",
     "build_model_fn",
     "functional_keras_model",
     "functional_matrix_factorization",

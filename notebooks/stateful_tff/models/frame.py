@@ -9,11 +9,8 @@ import attrs
 import tensorflow as tf
 import tensorflow_federated as tff
 
-from .matrix_factorization import (
-    MatrixFactorization,
-    global_model_variables,
-    local_model_variables,
-)
+from .keras_model import global_model_variables, local_model_variables
+from .matrix_factorization import MatrixFactorization
 
 
 class _RatingMetrics:

@@ -10,7 +10,8 @@ import attrs
 import tensorflow as tf
 import tensorflow_federated as tff
 
-from .matrix_factorization import MatrixFactorization, global_model_variables, local_model_variables
+from .keras_model import global_model_variables, local_model_variables
+from .matrix_factorization import MatrixFactorization
 
 
 @attrs.frozen(eq=False)

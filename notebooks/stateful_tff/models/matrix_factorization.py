@@ -1,4 +1,4 @@
-"""Matrix factorization for one user in Keras: what everybody shares and what stays private.
+"""Matrix factorization as a specification: checked once, it builds the Keras model and predicts.
 
 Knows nothing of TFF, methods, engines and stores.
 """
@@ -10,46 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from ..checks import finite_number, whole_number
-
-
-class UserEmbedding(tf.keras.layers.Layer):
-    """The private vector of one user, handed out once per example of the batch.
-
-    An embedding of a single row: whatever the input is, the output is that row. The layer
-    holds one weight of shape `[1, num_factors]`, float32.
-    """
-
-    def __init__(self, num_factors: int, initializer="uniform", **kwargs):
-        """Remembers the size; the weight is made when the layer first sees an input.
-
-        Args:
-            num_factors: the length k of the vector.
-            initializer: a Keras initializer, or the name of one.
-            **kwargs: what every Keras layer takes, such as `name` or `activity_regularizer`.
-
-        Raises:
-            TypeError: if `num_factors` is not a whole number.
-            ValueError: if `num_factors` is below 1.
-        """
-        super().__init__(**kwargs)
-        self.num_factors = whole_number("num_factors", num_factors, 1)
-        self.initializer = tf.keras.initializers.get(initializer)
-
-    def build(self, input_shape):
-        """Makes the weight."""
-        self.embedding = self.add_weight(
-            name="embedding", shape=(1, self.num_factors), initializer=self.initializer
-        )
-        super().build(input_shape)
-
-    def call(self, inputs):
-        """Returns the vector as float32 `[batch, num_factors]`; only the batch size is read."""
-        return tf.broadcast_to(self.embedding, [tf.shape(inputs)[0], self.num_factors])
-
-    def get_config(self):
-        """Returns what a copy of the layer, or a saved model, is made from."""
-        initializer = tf.keras.initializers.serialize(self.initializer)
-        return super().get_config() | dict(num_factors=self.num_factors, initializer=initializer)
+from .keras_model import build_keras_model
 
 
 @attrs.frozen
@@ -85,7 +46,9 @@ class MatrixFactorization:
         if not isinstance(self.biases, bool | np.bool_):
             raise TypeError(f"biases must be True or False, not {self.biases!r}.")
         if isinstance(self.l2, int | float) and self.l2 < 0:
-            raise ValueError(f"l2 must not be negative, got {self.l2}: it would reward long vectors.")
+            raise ValueError(
+                f"l2 must not be negative, got {self.l2}: it would reward long vectors."
+            )
         for name, value in (
             ("num_items", whole_number("num_items", self.num_items, 1)),
             ("num_factors", whole_number("num_factors", self.num_factors, 1)),
@@ -96,39 +59,8 @@ class MatrixFactorization:
             object.__setattr__(self, name, value)
 
     def keras_model(self) -> tf.keras.Model:
-        """Builds the model.
-
-        Returns:
-            An uncompiled model from movie ids, int64 `[batch, 1]`, to stars, float32 `[batch,
-            1]`. Its layers are named Item, ItemEmbedding, UserEmbedding, and with biases
-            ItemBias and UserBias.
-        """
-        item_start, user_start = _uniform_initializers(self.seed)
-        item = tf.keras.Input(shape=[1], dtype=tf.int64, name="Item")
-
-        def penalty():
-            return tf.keras.regularizers.L2(self.l2) if self.l2 else None
-
-        def item_table(width, start, name):
-            table = tf.keras.layers.Embedding(
-                self.num_items, width, start, activity_regularizer=penalty(), name=name
-            )
-            return tf.keras.layers.Flatten(name=f"Flatten{name}")(table(item))
-
-        def user_row(width, start, name):
-            return UserEmbedding(width, start, activity_regularizer=penalty(), name=name)(item)
-
-        item_vector = item_table(self.num_factors, item_start, "ItemEmbedding")
-        user_vector = user_row(self.num_factors, user_start, "UserEmbedding")
-        stars = tf.keras.layers.Dot(axes=1, name="Dot")([user_vector, item_vector])
-        if self.biases:
-            item_bias = item_table(1, "zeros", "ItemBias")
-            user_bias = user_row(1, "zeros", "UserBias")
-            stars = tf.keras.layers.Add(name="Sum")([stars, item_bias, user_bias])
-        if self.mean_rating:
-            offset = self.mean_rating
-            stars = tf.keras.layers.Rescaling(1.0, offset=offset, name="MeanRating")(stars)
-        return tf.keras.Model(inputs=item, outputs=stars, name="MatrixFactorization")
+        """Returns a new Keras model of one user, as `build_keras_model` builds it."""
+        return build_keras_model(self)
 
     def predict(
         self,
@@ -157,8 +89,7 @@ class MatrixFactorization:
         user, item = _check_ids("user", user, num_users), _check_ids("item", item, num_items)
         if user.shape != item.shape or user.ndim != 1:
             raise ValueError(
-                f"user and item must be two lists of one length, not {user.shape} and "
-                f"{item.shape}."
+                f"user and item must be two lists of one length, not {user.shape} and {item.shape}."
             )
         if len(global_weights) != 1 + self.biases:
             raise ValueError(
@@ -175,56 +106,6 @@ class MatrixFactorization:
 def matrix_factorization_model(num_items: int, num_factors: int = 50, **kwargs) -> tf.keras.Model:
     """Builds the Keras model of `MatrixFactorization(num_items, num_factors, **kwargs)`."""
     return MatrixFactorization(num_items, num_factors, **kwargs).keras_model()
-
-
-def local_model_variables(model: tf.keras.Model) -> list[tf.Variable]:
-    """Returns the variables of one user: the user vector and, where there is one, the bias.
-
-    Args:
-        model: made by `MatrixFactorization.keras_model`.
-
-    Returns:
-        `[UserEmbedding]` or `[UserEmbedding, UserBias]`, float32 `[1, k]` and `[1, 1]`.
-
-    Raises:
-        ValueError: if the model has no layer UserEmbedding.
-    """
-    return _variables_of(model, ["UserEmbedding", "UserBias"])
-
-
-def global_model_variables(model: tf.keras.Model) -> list[tf.Variable]:
-    """Returns the variables that all users share: the item vectors and, where used, biases.
-
-    Args:
-        model: made by `MatrixFactorization.keras_model`.
-
-    Returns:
-        `[ItemEmbedding]` or `[ItemEmbedding, ItemBias]`, float32 `[num_items, k]` and
-        `[num_items, 1]`.
-
-    Raises:
-        ValueError: if the model has no layer ItemEmbedding.
-    """
-    return _variables_of(model, ["ItemEmbedding", "ItemBias"])
-
-
-def _uniform_initializers(seed: int | None) -> list[tf.keras.initializers.Initializer]:
-    """Returns the initializers of the item and the user side, independent of each other."""
-    if seed is None:
-        return [tf.keras.initializers.RandomUniform() for _ in range(2)]
-    seeds = np.random.SeedSequence(seed).generate_state(2)
-    return [tf.keras.initializers.RandomUniform(seed=int(s) >> 1) for s in seeds]
-
-
-def _variables_of(model: tf.keras.Model, names: Sequence[str]) -> list[tf.Variable]:
-    """Returns the weights of those of the named layers that the model has, in that order."""
-    layers = {layer.name: layer for layer in model.layers}
-    if names[0] not in layers:
-        raise ValueError(
-            f"The model has no layer {names[0]!r}, only {sorted(layers)}; build it with "
-            "MatrixFactorization."
-        )
-    return [weight for name in names if name in layers for weight in layers[name].weights]
 
 
 def _check_ids(name: str, ids, rows: int) -> np.ndarray:

@@ -26,14 +26,19 @@ def checked_states(done) -> ClientState:
             each, or stacks of several.
 
     Raises:
-        ValueError: if a state belongs to nobody of the cohort, comes twice or is missing.
+        ValueError: if nobody takes part, or a state belongs to nobody of the cohort, comes twice
+            or is missing.
     """
+    asked = np.sort(np.asarray(done.cohort))
+    if not len(asked):
+        raise ValueError(
+            f"Round {done.round_num} has no clients; commit rounds of at least one client."
+        )
     stacks = [
-        tf.nest.map_structure(lambda part: part[None], state) if np.ndim(state.index) == 0 else state
+        state if np.ndim(state.index) else tf.nest.map_structure(lambda part: part[None], state)
         for state in map(as_arrays, done.client_states)
     ]
-    asked = np.sort(np.asarray(done.cohort))
-    returned = np.sort(np.concatenate([stack.index for stack in stacks])) if stacks else asked[:0]
+    returned = np.sort(np.concatenate([asked[:0], *(stack.index for stack in stacks)]))
     if not np.array_equal(asked, returned):
         twice = returned[1:][np.diff(returned) == 0]
         odd = np.append(twice, np.setxor1d(asked, returned))[0]
@@ -42,6 +47,30 @@ def checked_states(done) -> ClientState:
             f"{np.sum(returned == odd)} states; nothing of the round was kept."
         )
     return tf.nest.map_structure(lambda *parts: np.concatenate(parts), *stacks)
+
+
+def refuse_another_server_state(done) -> None:
+    """Refuses a round whose server state is not the one that it ended with.
+
+    Raises:
+        ValueError: if the server's state has the number of another round.
+    """
+    found = int(np.asarray(done.server_state.round_num))
+    if found != done.round_num:
+        raise ValueError(
+            f"Round {done.round_num} has the server state of round {found}; commit a round with "
+            "the state that it ended with."
+        )
+
+
+def refuse_metrics_before(round_num: int) -> None:
+    """Refuses to add metrics to the last committed round where there is none.
+
+    Raises:
+        ValueError: if the number of that round is 0.
+    """
+    if round_num == 0:
+        raise ValueError("No round is committed yet; add metrics after the commit of their round.")
 
 
 def history_frame(rows: list[dict]) -> pd.DataFrame:
@@ -112,9 +141,13 @@ class MemoryStore:
             done: a `Round` of `stateful_tff.training`.
 
         Raises:
+            TypeError: if an id is no whole number.
             ValueError: if it does not follow on the last round, or its states are not those of
-                its cohort.
+                its cohort, of its end, or of this model.
         """
+        whole_number("round_num", done.round_num, 1)
+        client_ids(done.cohort, self.num_clients)
+        refuse_another_server_state(done)
         if done.round_num != self.round_num + 1:
             raise ValueError(
                 f"Round {done.round_num} does not follow on round {self.round_num}, the last one "
@@ -154,7 +187,12 @@ class MemoryStore:
         return copied
 
     def add_metrics(self, metrics: dict) -> None:
-        """Adds numbers to the history's last row, such as those of an evaluation."""
+        """Adds numbers to the history's last row, such as those of an evaluation.
+
+        Raises:
+            ValueError: if no round is committed yet.
+        """
+        refuse_metrics_before(self.round_num)
         self._history[-1] |= metrics
 
     @property
@@ -214,5 +252,3 @@ def stacked_rows(local_weights) -> list[np.ndarray]:
     """Returns stacked local weights as one row per client: `[n, 1, k]` becomes `[n, k]`."""
     parts = (np.asarray(part) for part in tf.nest.flatten(local_weights))
     return [(p[:, 0] if p.ndim > 2 and p.shape[1] == 1 else p).copy() for p in parts]
-
-

@@ -15,7 +15,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from .database import Database
 from .errors import StoreError
-from .memory import refuse_another_plan
+from .memory import refuse_another_plan, refuse_metrics_before
 from .schema import clients, kept_states, prepare, rounds, runs
 
 _AT_ONCE = 10_000  # ids in one statement
@@ -133,13 +133,24 @@ class Run:
         query = self._select(rounds.c.round, rounds.c.crc32, rounds.c.metrics, of=rounds)
         with self.database.transaction("Reading the history from") as connection:
             found = connection.execute(query.order_by(rounds.c.round)).all()
-        for number, (round_num, checksum, metrics) in enumerate(found, start=1):
-            if round_num != number or zlib.crc32(metrics.encode()) != checksum:
-                raise StoreError(
-                    f"Round {number} of the history is not what was written: the store is "
-                    "damaged; go back to a backup."
-                )
-        return [json.loads(metrics) for *_, metrics in found]
+        return [_metrics(number, row) for number, row in enumerate(found, start=1)]
+
+    def add_metrics(self, metrics: str) -> None:
+        """Adds metrics, JSON, to the history's row of the last round, in one transaction.
+
+        Raises:
+            ValueError: if there is no such round yet.
+            StoreError: if the row is damaged or cannot be written.
+        """
+        with self.database.transaction("Adding metrics to") as connection:
+            round_num = connection.scalar(self._select(runs.c.round))
+            refuse_metrics_before(round_num)
+            query = self._select(rounds.c.round, rounds.c.crc32, rounds.c.metrics, of=rounds)
+            row = connection.execute(query.where(rounds.c.round == round_num)).first()
+            new = json.dumps(_metrics(round_num, row) | json.loads(metrics))
+            where = rounds.c.run == self._id, rounds.c.round == round_num
+            change = rounds.update().where(*where)
+            connection.execute(change.values(metrics=new, crc32=zlib.crc32(new.encode())))
 
     def keep_plan(self, plan: str) -> None:
         """Keeps a plan, JSON, or refuses it with a ValueError where another one is kept."""
@@ -220,6 +231,16 @@ def _sums(connection: sa.Connection, where: sa.ColumnElement) -> tuple[int, int]
     total = sa.func.coalesce(sa.func.sum(clients.c.crc32), 0)
     count, total = connection.execute(sa.select(sa.func.count(), total).where(where)).one()
     return count, int(total)
+
+
+def _metrics(number: int, row: sa.Row | None) -> dict:
+    """Returns the metrics of a row of the history (round, crc32, metrics), if it is sound."""
+    if row is None or row.round != number or zlib.crc32(row.metrics.encode()) != row.crc32:
+        raise StoreError(
+            f"Round {number} of the history is not what was written: the store is damaged; go "
+            "back to a backup."
+        )
+    return json.loads(row.metrics)
 
 
 def _columns(table: sa.Table, rows: list[dict]) -> list[dict]:

@@ -14,7 +14,13 @@ from ..checks import client_id, client_ids, whole_number
 from ..state import ClientState, ServerState
 from .errors import StoreError
 from .layout import Layout, as_bytes
-from .memory import as_arrays, checked_states, history_frame, stacked_rows
+from .memory import (
+    as_arrays,
+    checked_states,
+    history_frame,
+    refuse_another_server_state,
+    stacked_rows,
+)
 from .run import Run
 
 _PACKAGES = ("tensorflow", "tensorflow-federated", "numpy")
@@ -150,11 +156,7 @@ class SqlStore:
         round_num = whole_number("round_num", done.round_num, 1)
         client_ids(done.cohort, self.num_clients)
         server = self._server_layout.row(done.server_state)[0]
-        if server["round_num[0]"] != round_num:
-            raise ValueError(
-                f"Round {round_num} has the server state of round {server['round_num[0]']}; "
-                "commit a round with the state that it ended with."
-            )
+        refuse_another_server_state(done)
         states = [
             dict(
                 client=int(row["index[0]"]),
@@ -166,6 +168,22 @@ class SqlStore:
         ]
         metrics = _as_json("metrics", {"round": round_num} | done.metrics)
         self._run.write_round(round_num, as_bytes(server), states, metrics, self.keep_states)
+
+    def add_metrics(self, metrics: dict) -> None:
+        """Adds numbers to the history's last row, such as those of an evaluation.
+
+        They are written in a transaction of their own. A run that is killed before it has the
+        round without them, and goes on after that round.
+
+        Args:
+            metrics: names and numbers; a name that is there already gets the new number.
+
+        Raises:
+            TypeError: if a metric cannot be written as JSON.
+            ValueError: if no round is committed yet.
+            StoreError: if it cannot be written, or the row is damaged.
+        """
+        self._run.add_metrics(_as_json("metrics", metrics))
 
     @property
     def server_state(self) -> ServerState:
