@@ -84,49 +84,35 @@ def sampler(train, name, clients, seed):
     return Schedule(train.num_users, clients, [conditions[name]], seed=seed)
 
 
-@attrs.frozen
-class Job:
-    """One run: what to train how, in a process of its own or in this one."""
-
-    data: str
-    method: str
-    visit_epochs: int
-    serve_epochs: tuple
-    seed: int
-    rate: float
-    clients: int
-    rounds: int
-    schedule: str = "uniform"
-    final: bool = True
-
-    def __call__(self):
-        """Returns predictions per number of epochs, visits, ages, and what the run was like."""
-        train, judged = parts(self.data, self.final)
-        start = time.perf_counter()
-        built = experiment(
-            self.data, self.final, self.method, self.visit_epochs, self.rate, self.seed
-        )
-        run = built.branch(sampler(train, self.schedule, self.clients, self.seed))
-        run.train(self.rounds)
-        seconds = time.perf_counter() - start
-        predicted = {epochs: run.predict(judged, run.serve(epochs)) for epochs in self.serve_epochs}
-        visits, age = run.store.num_visits, run.store.age
-        facts = dict(
-            rounds=self.rounds, clients=self.clients, seed=self.seed,
-            visits=float(visits.mean()), never=float(np.mean(visits == 0)),
-            age=float(age[visits > 0].mean()), seconds=round(seconds, 1),
-        )  # fmt: skip
-        return predicted, visits, age, facts
-
-
 def bounds(three):
     """Returns a value and its interval as fields of a result."""
     return dict(zip(("value", "low", "high"), three, strict=True))
 
 
-def call(job):
-    """Runs a job; a pool of processes needs a function to do so."""
-    return job()
+def run_job(job) -> tuple:
+    """Trains, in a process of its own or in this one.
+
+    Args:
+        job: data, final, method, visit_epochs, rate, seed, schedule, clients, rounds, and
+            serve_epochs, the numbers of epochs to serve with.
+
+    Returns:
+        Predictions per number of epochs, visits, ages, and what the run was like.
+    """
+    names = ("data", "final", "method", "visit_epochs", "rate", "seed")
+    train, judged = parts(job["data"], job["final"])
+    start = time.perf_counter()
+    built = experiment(*(job[name] for name in names))
+    run = built.branch(sampler(train, job["schedule"], job["clients"], job["seed"]))
+    run.train(job["rounds"])
+    seconds = time.perf_counter() - start
+    predicted = {epochs: run.predict(judged, run.serve(epochs)) for epochs in job["serve_epochs"]}
+    visits, age = run.store.num_visits, run.store.age
+    facts = {name: job[name] for name in ("rounds", "clients", "seed")} | dict(
+        visits=float(visits.mean()), never=float(np.mean(visits == 0)),
+        age=float(age[visits > 0].mean()), seconds=round(seconds, 1),
+    )  # fmt: skip
+    return predicted, visits, age, facts
 
 
 def label(interval: pd.Interval) -> str:
@@ -144,17 +130,19 @@ def write_groups(metric, groups, predicted, judged, write, **shared):
         )  # fmt: skip
 
 
-def compare(run, chosen, seeds, write, grouped=False, **given):
-    """Runs all methods on one schedule, over seeds; returns their predictions by method."""
+def compare(run, chosen, seeds, write, grouped=False, *, schedule="uniform", **given):
+    """Runs all methods on one schedule, over seeds; writes errors and paired differences."""
     pairs = [(method, seed) for seed in seeds for method in chosen]
     jobs = [
-        Job(method=method, visit_epochs=chosen[method][0], serve_epochs=(chosen[method][1],),
-            seed=seed, **given)
+        dict(method=method, visit_epochs=chosen[method][0], serve_epochs=[chosen[method][1]],
+             seed=seed, schedule=schedule, final=True, **given)
         for method, seed in pairs
     ]  # fmt: skip
     _, judged = parts(given["data"], True)
     found = defaultdict(list)
-    for (method, _), (predictions, visits, age, facts) in zip(pairs, run(call, jobs), strict=True):
+    for (method, _), (predictions, visits, age, facts) in zip(
+        pairs, run(run_job, jobs), strict=True
+    ):
         (predicted,) = predictions.values()
         found[method].append(predicted)
         table = score_with_intervals(predicted, judged, draws=DRAWS).drop(index="user_accuracy")
@@ -168,42 +156,36 @@ def compare(run, chosen, seeds, write, grouped=False, **given):
         }.items():
             if grouped:
                 write_groups(by, groups, predicted, judged, write, **shared)
-    return found
-
-
-def write_differences(found, seeds, write, data, clients, rounds, **_):
-    """Writes the paired differences of methods, their runs pooled."""
     for one, other in (("stateful", "stateless"), ("hybrid", "stateless"), ("hybrid", "stateful")):
-        three = rmse_difference(
-            np.stack(found[one]), np.stack(found[other]), parts(data, True)[1], DRAWS
-        )
+        three = rmse_difference(np.stack(found[one]), np.stack(found[other]), judged, DRAWS)
         write(
             method=f"{one} minus {other}", metric="rmse difference", seeds=len(seeds),
-            clients=clients, rounds=rounds, **bounds(three),
+            clients=given["clients"], rounds=given["rounds"], **bounds(three),
         )  # fmt: skip
 
 
 def choose(run, write, **given) -> tuple[float, dict]:
     """Returns the server rate and the epochs with the lowest validation RMSE, with seed 0."""
     jobs = [
-        Job(
+        dict(
             method=method, visit_epochs=epochs, serve_epochs=SERVE_EPOCHS if epochs else (0,),
-            rate=rate, seed=0, final=False, **given,
+            rate=rate, seed=0, schedule="uniform", final=False, **given,
         )
         for rate in SERVER_RATES
         for method in METHODS
         for epochs in ([0] if method == "stateful" else EPOCHS)
     ]  # fmt: skip
     best = {}
-    for job, (predictions, *_) in zip(jobs, run(call, jobs), strict=True):
+    for job, (predictions, *_) in zip(jobs, run(run_job, jobs), strict=True):
         for epochs, predicted in predictions.items():
             value = score(predicted, parts(given["data"], False)[1])["rmse"]
-            tried = value, (job.visit_epochs, epochs)
-            best[job.rate, job.method] = min(best.get((job.rate, job.method), (9.0,)), tried)
+            rate, method, visit_epochs = job["rate"], job["method"], job["visit_epochs"]
+            tried = value, (visit_epochs, epochs)
+            best[rate, method] = min(best.get((rate, method), (9.0,)), tried)
             write(
-                method=job.method, metric="rmse", value=value, seed=0, server_rate=job.rate,
+                method=method, metric="rmse", value=value, seed=0, server_rate=rate,
                 clients=given["clients"], rounds=given["rounds"],
-                visit_epochs=job.visit_epochs, serve_epochs=epochs,
+                visit_epochs=visit_epochs, serve_epochs=epochs,
             )  # fmt: skip
     rate = min(SERVER_RATES, key=lambda rate: sum(best[rate, method][0] for method in METHODS))
     return rate, {method: best[rate, method][1] for method in METHODS}
@@ -279,62 +261,60 @@ def absence(job) -> tuple[list, dict[str, list]]:
 def short_rerun(write) -> None:
     """The first part on synthetic data, in this process: what the test repeats."""
     given = dict(data="synthetic", rate=3.0, clients=60, rounds=40)
-    found = compare(map, SHORT, [0], write, **given)
-    write_differences(found, [0], write, **given)
+    compare(map, SHORT, [0], write, **given)
 
 
-def writers(write, data) -> tuple:
-    """Returns functions that write with the fields of a part filled in."""
-
-    def writer(protocol, **fixed):
-        return lambda **fields: write(data=data, protocol=protocol, **fixed, **fields)
-
-    def short(**fields):
-        write(data="synthetic", protocol="seen, time", part="short", **fields)
-
-    return writer, short
+def in_part(write, data, protocol, part, **more):
+    """Returns a function that writes with the fields of a part filled in."""
+    return functools.partial(write, data=data, protocol=protocol, part=part, **more)
 
 
 def check() -> bool:
     """Repeats some runs with the recorded choices; tells whether the recorded values come out."""
     checked = Check(NAME)
-    writer, short = writers(checked.write, "ml-1m")
-    short_rerun(short)
-    write = writer("seen, time", part="rates", server_rate=3.0, schedule="uniform")
+    short_rerun(in_part(checked.write, "synthetic", "seen, time", "short"))
     given = dict(data="ml-1m", rate=3.0, rounds=ROUNDS, clients=60)
-    compare(map, CHOSEN, [0], write, grouped=True, **given)
-    write = writer("seen, time", part="absence", server_rate=3.0)
-    chosen = {row["method"]: [row["given"]] for row in checked.recorded
-              if row["protocol"] == "seen, time" and row.get("given")}  # fmt: skip
-    for row in absence(("ml-1m", 0, 3.0, True, chosen))[0]:
-        write(**row)
+    shared = dict(server_rate=3.0, schedule="uniform")
+    write = in_part(checked.write, "ml-1m", "seen, time", "rates", **shared)
+
+    def one_seed(metric, **row):  # the recorded differences pool three
+        if metric != "rmse difference":
+            write(metric=metric, **row)
+
+    compare(map, CHOSEN, [0], one_seed, grouped=True, **given)
+    best = {row["method"]: [row["given"]] for row in checked.recorded
+            if row["protocol"] == "seen, time" and row.get("given")}  # fmt: skip
+    for row in absence(("ml-1m", 0, 3.0, True, best))[0]:
+        in_part(checked.write, "ml-1m", "seen, time", "absence", server_rate=3.0)(**row)
     return checked.finish()
 
 
 def main(data, seeds) -> None:
     """Runs everything, two runs at a time."""
     train, test = parts(data, True)
-    recorder = Recorder(NAME)
-    writer, short = writers(recorder.write, data)
-    hundredth = train.num_users // 100
+    recorder, hundredth = Recorder(NAME), train.num_users // 100
+    final, validation = "seen, time", "seen, time, validation"
     with ProcessPoolExecutor(2, multiprocessing.get_context("spawn")) as pool:
-        validation = "seen, time, validation"
         given = dict(data=data, clients=hundredth, rounds=ROUNDS)
-        rate, chosen = choose(pool.map, writer(validation, part="methods"), **given)
+        write = in_part(recorder.write, data, validation, "methods")
+        rate, chosen = choose(pool.map, write, **given)
         ((rows, best),) = pool.map(absence, [(data, 0, rate, False, GIVEN)])
         jobs = [(data, seed, rate, True, best) for seed in seeds]
-        found = [(validation, rows), *(("seen, time", rows) for rows, _ in pool.map(absence, jobs))]
+        found = [(validation, rows), *((final, rows) for rows, _ in pool.map(absence, jobs))]
         for protocol, rows in found:
             for row in rows:
-                writer(protocol, part="absence", server_rate=rate)(**row)
-        write = writer("seen, time", part="floor", method="biases only", metric="rmse")
-        write(value=biases_baseline(train, test)["rmse"])
+                in_part(recorder.write, data, protocol, "absence", server_rate=rate)(**row)
+        baseline = biases_baseline(train, test)["rmse"]
+        write = in_part(recorder.write, data, final, "floor")
+        write(method="biases only", metric="rmse", value=baseline)
 
         def measure(part, schedule, clients, seeds, grouped=False):
-            write = writer("seen, time", part=part, server_rate=rate, schedule=schedule)
-            given = dict(data=data, clients=clients, rounds=ROUNDS, rate=rate)
-            found = compare(pool.map, chosen, seeds, write, grouped, schedule=schedule, **given)
-            write_differences(found, seeds, write, **given)
+            shared = dict(server_rate=rate, schedule=schedule)
+            write = in_part(recorder.write, data, final, part, **shared)
+            compare(
+                pool.map, chosen, seeds, write, grouped,
+                schedule=schedule, **given | dict(clients=clients, rate=rate),
+            )  # fmt: skip
 
         for share in SHARES:
             # Without a draw, seeds differ in the first weights and the order of ratings alone.
@@ -346,7 +326,7 @@ def main(data, seeds) -> None:
         for name in ("by activity", "daily cycle", "drop-outs"):
             # More are drawn where many drop out, so that about as many come back.
             measure("schedules", name, round(hundredth / (0.55 if "drop" in name else 1)), seeds)
-    short_rerun(short)
+    short_rerun(in_part(recorder.write, "synthetic", final, "short"))
     recorder.finish()
 
 

@@ -7,8 +7,14 @@ import pytest
 import tensorflow as tf
 import tensorflow_federated as tff
 
-from stateful_tff.frame import INPUT_SPEC, MatrixFactorizationModel, build_model_fn
-from stateful_tff.model import matrix_factorization_model
+from stateful_tff.models import (
+    INPUT_SPEC,
+    MatrixFactorization,
+    MatrixFactorizationModel,
+    ModelFn,
+    build_model_fn,
+    matrix_factorization_model,
+)
 
 SIZES = [1, 23, 7, 60]
 OPTIONS = dict(biases=True, mean_rating=3.5, l2=0.1, seed=4)
@@ -215,6 +221,12 @@ def test_model_fn_builds_a_new_model_each_time():
     assert not {v.ref() for v in one.trainable_variables} & {
         v.ref() for v in other.trainable_variables
     }
+
+
+def test_model_fn_is_a_value_that_knows_its_specification():
+    model_fn = build_model_fn(12, 3, **OPTIONS)
+    assert model_fn.spec == MatrixFactorization(12, 3, **OPTIONS)
+    assert model_fn == ModelFn(model_fn.spec)
 
 
 def test_models_refuse_a_keras_model_without_a_private_part():

@@ -6,12 +6,13 @@ import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stateful_tff.model import (
+from stateful_tff.models import (
+    MatrixFactorization,
     UserEmbedding,
+    build_keras_model,
     global_model_variables,
     local_model_variables,
     matrix_factorization_model,
-    predict_ratings,
 )
 
 OPTIONS = [
@@ -47,14 +48,32 @@ def test_user_embedding_survives_serialization():
     assert not again(np.zeros((2, 1))).numpy().any()
 
 
-def test_model_saved_to_a_file_predicts_the_same(tmp_path):
-    model = randomized(matrix_factorization_model(7, 3, biases=True, mean_rating=3.0))
+@pytest.mark.parametrize("options", OPTIONS)
+def test_model_saved_to_a_file_predicts_and_trains_as_before(tmp_path, options):
+    model = randomized(matrix_factorization_model(7, 3, **options))
     model.save(tmp_path / "model.keras")
     again = tf.keras.models.load_model(
         tmp_path / "model.keras", custom_objects={"UserEmbedding": UserEmbedding}
     )
     items = np.arange(7)[:, None]
     np.testing.assert_array_equal(again(items), model(items))
+    np.testing.assert_array_equal(sum(again.losses), sum(model.losses))
+    for side in (global_model_variables, local_model_variables):
+        for one, other in zip(side(again), side(model), strict=True):
+            np.testing.assert_array_equal(one, other)
+            assert one.trainable
+
+
+def test_all_ways_to_build_a_model_build_the_same():
+    options = dict(biases=True, mean_rating=3.6, l2=0.05, seed=1)
+    spec = MatrixFactorization(7, 3, **options)
+    models = [build_keras_model(spec), spec.keras_model()]
+    models.append(matrix_factorization_model(7, 3, **options))
+    for model in models[1:]:
+        assert [layer.name for layer in model.layers] == [layer.name for layer in models[0].layers]
+        for one, other in zip(model.weights, models[0].weights, strict=True):
+            np.testing.assert_array_equal(one, other)
+    assert len({id(model) for model in models}) == 3
 
 
 @pytest.mark.parametrize("options", OPTIONS)
@@ -225,8 +244,9 @@ def test_sides_of_another_model_are_refused_in_words():
 
 
 @pytest.mark.parametrize("options", OPTIONS)
-def test_predict_ratings_equals_keras_for_every_user(options):
-    models = [randomized(matrix_factorization_model(7, 3, **options), seed) for seed in range(3)]
+def test_predict_equals_keras_for_every_user(options):
+    spec = MatrixFactorization(7, 3, **options)
+    models = [randomized(spec.keras_model(), seed) for seed in range(3)]
     global_weights = [v.numpy() for v in global_model_variables(models[0])]
     for model in models:
         for variable, value in zip(global_model_variables(model), global_weights, strict=True):
@@ -235,17 +255,24 @@ def test_predict_ratings_equals_keras_for_every_user(options):
         np.concatenate(rows) for rows in zip(*map(local_model_variables, models), strict=True)
     ]
     user, item = (a.ravel() for a in np.indices((3, 7)))
-    predicted = predict_ratings(
-        global_weights, local_weights, user, item, options.get("mean_rating", 0.0)
-    )
+    predicted = spec.predict(global_weights, local_weights, user, item)
     expected = np.concatenate([m(np.arange(7)[:, None])[:, 0] for m in models])
     assert predicted.dtype == np.float32
     np.testing.assert_allclose(predicted, expected, rtol=1e-5, atol=1e-5)
 
 
-def test_predict_ratings_of_nothing_is_nothing():
+def test_prediction_of_nothing_is_nothing():
     nobody = np.array([], np.int64)
-    assert predict_ratings([np.ones((4, 2))], [np.ones((3, 2))], nobody, nobody).shape == (0,)
+    spec = MatrixFactorization(4, 2)
+    assert spec.predict([np.ones((4, 2))], [np.ones((3, 2))], nobody, nobody).shape == (0,)
+
+
+def test_a_specification_is_a_value_of_plain_numbers():
+    spec = MatrixFactorization(np.int64(5), np.int32(2), mean_rating=np.float32(3.5))
+    assert spec == MatrixFactorization(5, 2, mean_rating=3.5)
+    assert type(spec.num_items) is int and type(spec.mean_rating) is float
+    with pytest.raises(AttributeError):
+        spec.num_items = 6
 
 
 @pytest.mark.parametrize(
@@ -273,9 +300,19 @@ def test_predict_ratings_of_nothing_is_nothing():
         (dict(local_weights=[np.ones(2)]), ValueError, "do not fit"),
     ],
 )
-def test_predict_ratings_refuses_what_numpy_would_accept(changes, error, words):
+def test_predict_refuses_what_numpy_would_accept(changes, error, words):
     arguments = dict(
         global_weights=[np.ones((4, 2))], local_weights=[np.ones((3, 2))], user=[0], item=[0]
     )
+    biases = len(changes.get("global_weights", [0])) == 2
     with pytest.raises(error, match=words):
-        predict_ratings(**{**arguments, **changes})
+        MatrixFactorization(4, 2, biases=biases).predict(**{**arguments, **changes})
+
+
+@pytest.mark.parametrize("biases", [False, True])
+def test_predict_refuses_weights_of_another_specification(biases):
+    weights = [np.ones((4, 2)), np.ones((4, 1))], [np.ones((3, 2)), np.ones((3, 1))]
+    if biases:  # a model with biases, and weights without
+        weights = weights[0][:1], weights[1][:1]
+    with pytest.raises(ValueError, match="global weights"):
+        MatrixFactorization(4, 2, biases=biases).predict(*weights, [0], [0])

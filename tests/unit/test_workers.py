@@ -211,12 +211,17 @@ def test_a_fault_of_the_computation_is_no_fault_of_a_worker(pair):
 
 def test_an_interrupt_from_the_keyboard_ends_a_round_at_once(pair, process, undisturbed):
     ready_again(pair)
-    when_at_work(pair.workers[0], lambda: os.kill(os.getpid(), signal.SIGINT))
+    interrupted = []
+
+    def interrupt():
+        interrupted.append(time.monotonic())
+        os.kill(os.getpid(), signal.SIGINT)
+
+    when_at_work(pair.workers[0], interrupt)
     pair.workers[1].process.send_signal(signal.SIGSTOP)
-    since = time.monotonic()
     with pytest.raises(KeyboardInterrupt):
         round_of(process, undisturbed[0], epochs=100)
-    assert time.monotonic() - since < 10
+    assert time.monotonic() - interrupted[0] < 5
     finishes_despite(pair, process, undisturbed, 40)
 
 
@@ -385,7 +390,7 @@ def test_no_worker_outlives_the_driver(end):
     code += "os.kill(os.getpid(), signal.SIGKILL)" if end == "kill" else end
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2] / "notebooks")}
     done = subprocess.run(
-        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=60
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=180
     )
     pids = [int(pid) for pid in done.stdout.split()]
     assert len(pids) == 2 and all(gone(pid) for pid in pids), done.stderr
@@ -465,7 +470,7 @@ def test_a_worker_and_then_the_driver_are_killed_and_the_run_ends_in_the_same_bi
     def run(path, how):
         return subprocess.run(
             [sys.executable, "-c", RUN, str(path), how],
-            env=environment, capture_output=True, text=True, timeout=180,
+            env=environment, capture_output=True, text=True, timeout=400,
         )  # fmt: skip
 
     undisturbed = run(tmp_path / "undisturbed.db", "quiet")

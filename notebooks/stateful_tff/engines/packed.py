@@ -20,7 +20,7 @@ from ..methods.touched_rows import TouchedRows
 from ..methods.trainers import BOTH, GLOBAL, LOCAL, VariableTrainer
 from ..models import MatrixFactorization, ModelFn
 from .packed_steps import local_steps, separate, user_rows
-from .packing import LARGEST_PART, PackedRatings, shard_type, shards
+from .packing import BLOCK, LARGEST_PART, PackedRatings, shard_type, shards
 from .round import FederatedProcess, trace_round
 from .types import first_state_fn
 
@@ -169,11 +169,12 @@ def part_work(method, phases, spec, rates, trainer, data, client_state, message)
             users = tf.where(phase.when(client_state)[:, None], done.users, users)
     delta = done.weighted_delta or [tf.zeros_like(part) for part in items]
     if at_server:
-        weight = tf.scatter_nd(data[-1].member[:, None], done.weights, [count])[:, None]
         ids = client_state.index[:, None]
         delta += [
             tf.scatter_nd(ids, change[:, None], tf.shape(table))
-            for change, table in zip(separate(weight * (users - start), spec), tables, strict=True)
+            for change, table in zip(
+                separate(done.weights[:, None] * (users - start), spec), tables, strict=True
+            )
         ]
     if isinstance(method.client_update, TouchedRows):
         delta.append(_touched(data[-1], done, spec.num_items))
@@ -186,5 +187,6 @@ def part_work(method, phases, spec, rates, trainer, data, client_state, message)
 
 def _touched(shard, done, num_items: int):
     """Returns per item the summed weight of the clients that have data of it."""
-    weight = tf.gather(done.weights, done.batches.owner)[:, None] * done.batches.valid
+    weights = tf.reshape(tf.gather(done.weights, shard.member), [-1, BLOCK])
+    weight = tf.gather(weights, shard.block)[:, :, None] * done.batches.valid
     return tf.math.unsorted_segment_sum(weight, shard.items[0], num_items)[:, None]

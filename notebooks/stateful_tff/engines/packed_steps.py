@@ -14,7 +14,7 @@ import numpy as np
 import tensorflow as tf
 
 from ..models import MatrixFactorization
-from .packing import Shard
+from .packing import BLOCK, Shard
 
 
 @attrs.frozen(eq=False)
@@ -53,39 +53,52 @@ class Batches:
     """What the steps of a shard have in common.
 
     Attributes:
-        active: int32[steps], the clients in each step.
-        owner: int32[m], each batch's client, in the order of the shard.
-        before: int32[m], the row of the trail before each batch.
-        last: int32[n], the row of the trail after each client's last batch.
-        valid: float32[m, batch_size], a one for each real rating.
-        share: float32[m, batch_size], one by the size of the batch for each real rating.
-        num_clients: int32 scalar, n.
+        shard: the `Shard`.
+        valid: float32[s, 16, batch_size], a one for each real rating.
+        share: float32[s, 16, batch_size], one by the size of the batch for each real rating.
+        before: int32[s, 16], the row of the trail before each batch.
+        num_examples: float32[blocks * 16], each client's ratings, in the order of `member`.
     """
 
-    active = attrs.field()
-    owner = attrs.field()
-    before = attrs.field()
-    last = attrs.field()
+    shard = attrs.field()
     valid = attrs.field()
     share = attrs.field()
-    num_clients = attrs.field()
+    before = attrs.field()
+    num_examples = attrs.field()
 
 
 def batches_of(shard: Shard) -> Batches:
     """Returns what the steps of a shard have in common."""
-    clients, batch_size = tf.size(shard.index), tf.shape(shard.items)[2]
-    begins = tf.cumsum(shard.active, exclusive=True)
-    owner = tf.range(tf.size(shard.sizes)) - tf.repeat(begins, shard.active)
-    rows = tf.concat([[0], clients + begins], axis=0)  # the trail's first row in each step
-    before = tf.repeat(rows[:-1], shard.active) + owner
-    number = tf.math.bincount(owner, minlength=clients, maxlength=clients)
-    valid = tf.sequence_mask(shard.sizes, batch_size, tf.float32)
-    share = valid / tf.cast(tf.maximum(shard.sizes, 1), tf.float32)[:, None]
-    last = tf.gather(rows, number) + tf.range(clients)
-    return Batches(shard.active, owner, before, last, valid, share, clients)
+    valid = tf.sequence_mask(shard.sizes, tf.shape(shard.items)[3], tf.float32)
+    share = valid / tf.cast(tf.maximum(shard.sizes, 1), tf.float32)[:, :, None]
+    steps, places = tf.range(tf.size(shard.block))[:, None], tf.range(BLOCK)[None]
+    first = tf.concat([[True], tf.not_equal(shard.block[1:], shard.block[:-1])], axis=0)[:, None]
+    start = shard.block[:, None] * BLOCK + places
+    before = tf.where(first, start, tf.size(shard.member) + (steps - 1) * BLOCK + places)
+    num_examples = tf.math.unsorted_segment_sum(
+        tf.cast(shard.sizes, tf.float32), shard.block, tf.size(shard.last)
+    )
+    return Batches(shard, valid, share, before, tf.reshape(num_examples, [-1]))
 
 
-def epoch(batches: Batches, rows: Rows, at, stars, users, user_rate, l2: float, move=None):
+@attrs.frozen(eq=False)
+class Epoch:
+    """What the steps of an epoch result in.
+
+    Attributes:
+        users: float32[blocks * 16, K], the users afterwards.
+        trail: float32[blocks * 16 + s * 16, K]: the users before, then as each step left them.
+        errors: float32[s, 16, batch_size], prediction minus rating.
+        moved: float32[s * 16 * batch_size, K], the ratings' own moved vectors, or `None`.
+    """
+
+    users = attrs.field()
+    trail = attrs.field()
+    errors = attrs.field()
+    moved = attrs.field()
+
+
+def epoch(batches: Batches, rows: Rows, at, stars, users, user_rate, l2: float, item_rates=None):
     """Takes the user steps of one epoch, with the item rows that the epoch began with.
 
     A step is `u <- (1 - 2 rate l2) u - 2 rate sum_j error_j q_j / size` for each client that has
@@ -94,66 +107,81 @@ def epoch(batches: Batches, rows: Rows, at, stars, users, user_rate, l2: float, 
     Args:
         batches: made by `batches_of`.
         rows: the item rows.
-        at: int32[m, batch_size], each rating's row.
-        stars: float32[m, batch_size], the ratings without the model's constant.
-        users: float32[n, K], vectors and biases.
+        at: int32[s, 16, batch_size], each rating's row.
+        stars: float32[s, 16, batch_size], the ratings without the model's constant.
+        users: float32[blocks * 16, K], vectors and biases.
         user_rate: of plain SGD; 0.0 freezes the users.
         l2: the model's penalty.
-        move: `(vectors [c, batch_size, K], error / size, users, 1 / size) -> moved vectors`, for
-            the ratings' own rows after the epoch; left out, none are kept.
+        item_rates: float32[K], rates of the columns of the ratings' own vectors, which move at
+            the end of the epoch; left out, none are kept.
 
     Returns:
-        The trail of the users, float32[n + m, K]: as they came, then as each step left those who
-        took part in it; the errors (prediction minus rating), float32[m, batch_size]; and the
-        moved vectors, float32[m * batch_size, K], or `None`.
+        The `Epoch`.
     """
-    steps, width = tf.size(batches.active), users.shape[1]
-    targets = stars - tf.gather(rows.biases, at)
+    shard, width = batches.shard, users.shape[1]
     keep = np.float32(1 - 2 * user_rate * l2)
-    per_step = [_split(part, batches.active) for part in (at, targets, batches.share)]
 
-    def array(*element_shape):
-        return tf.TensorArray(
-            tf.float32, steps + 1, element_shape=[None, *element_shape], infer_shape=False
+    @tf.function(jit_compile=True, autograph=False)
+    def steps(vectors, at, targets, share, block, num_steps, users):
+        length, size = tf.shape(at)[0], tf.shape(at)[2]
+        shapes = [(BLOCK, width), (BLOCK, size)] + [(BLOCK, size, width)] * (item_rates is not None)
+        blocks = tf.reshape(users, [-1, BLOCK, width])
+        first = tf.concat([[True], tf.not_equal(block[1:], block[:-1])], axis=0)
+
+        def step(t, users, lists):
+            users = tf.where(first[t], blocks[block[t]], users)
+            seen, mine = tf.gather(vectors, at[t]), share[t]
+            error = tf.linalg.matvec(seen, users) - targets[t]
+            pull = error * mine
+            results = [users, error]
+            if item_rates is not None:
+                change = (
+                    pull[:, :, None] * users[:, None] + np.float32(l2) * mine[:, :, None] * seen
+                )
+                results.append(seen - 2 * item_rates * change)
+            if user_rate:
+                gradient = tf.linalg.matvec(seen, pull, transpose_a=True)
+                moved = keep * users - np.float32(2 * user_rate) * gradient
+                users = results[0] = tf.where(mine[:, :1] > 0, moved, users)
+            lists = [_put(one, t, part) for one, part in zip(lists, results, strict=True)]
+            return t + 1, users, lists
+
+        *_, lists = tf.while_loop(
+            lambda t, *_: t < num_steps,
+            step,
+            (0, blocks[0], [_new_list(length, shape) for shape in shapes]),
         )
+        return [_stacked(one, length, shape) for one, shape in zip(lists, shapes, strict=True)]
 
-    def step(t, users, trail, errors, moved):
-        here, target, share = (part.read(t) for part in per_step)
-        users = users[: tf.shape(here)[0]]
-        seen = tf.gather(rows.vectors, here)
-        error = tf.linalg.matvec(seen, users) - target
-        pull = error * share
-        if move is not None:
-            moved = moved.write(t, move(seen, pull, users, share))
-        if user_rate:
-            gradient = tf.linalg.matvec(seen, pull, transpose_a=True)
-            users = keep * users - np.float32(2 * user_rate) * gradient
-        return t + 1, users, trail.write(t + 1, users), errors.write(t, error), moved
-
-    size = batches.share.shape[1]
-    start = (
-        0, users, array(width).write(0, users), array(size).write(steps, targets[:0]),
-        array(size, width).write(steps, tf.zeros([0, tf.shape(at)[1], width])),
-    )  # fmt: skip
-    *_, trail, errors, moved = tf.while_loop(
-        lambda t, *_: t < steps,
-        step,
-        start,
-        parallel_iterations=1,  # each step waits for the one before in any case
-        shape_invariants=(
-            tf.TensorShape([]), tf.TensorShape([None, width]), *[tf.TensorShape(None)] * 3
-        ),
-    )  # fmt: skip
-    moved = tf.reshape(moved.concat(), [-1, width]) if move is not None else None
-    return trail.concat(), errors.concat(), moved
-
-
-def _split(part, active) -> tf.TensorArray:
-    """Returns the batches of each step, to be read in it."""
-    array = tf.TensorArray(
-        part.dtype, tf.size(active), element_shape=[None, *part.shape[1:]], infer_shape=False
+    targets = stars - tf.gather(rows.biases, at)
+    after, errors, *moved = steps(
+        rows.vectors, at, targets, batches.share, shard.block, shard.steps, users
     )
-    return array.split(part, active)
+    last = tf.gather(after, tf.maximum(shard.last, 0))
+    blocks = tf.reshape(users, [-1, BLOCK, width])
+    ended = tf.reshape(tf.where(shard.last[:, None, None] >= 0, last, blocks), [-1, width])
+    trail = tf.concat([users, tf.reshape(after, [-1, width])], axis=0)
+    return Epoch(ended, trail, errors, tf.reshape(moved[0], [-1, width]) if moved else None)
+
+
+def _new_list(length, shape):
+    """Returns a list for so many tensors of one shape; compiled, it is one block of memory."""
+    return tf.raw_ops.TensorListReserve(
+        element_shape=tf.stack(shape), num_elements=length, element_dtype=tf.float32
+    )
+
+
+def _put(one, index, value):
+    """Returns the list with a value at an index."""
+    return tf.raw_ops.TensorListSetItem(input_handle=one, index=index, item=value)
+
+
+def _stacked(one, length, shape):
+    """Returns the values of a list in one tensor."""
+    stacked = tf.raw_ops.TensorListStack(
+        input_handle=one, element_shape=tf.stack(shape), element_dtype=tf.float32
+    )
+    return tf.reshape(stacked, tf.stack([length, *shape]))
 
 
 @attrs.frozen(eq=False)
@@ -165,7 +193,7 @@ class Pass:
         weighted_delta: the clients' weighted changes of the global weights, summed, a list; or
             `None` where the items are frozen.
         metrics: the model's unfinalized metrics, summed.
-        weights: float32[n], each client's number of examples, in the order of the shard.
+        weights: float32[n], each client's number of examples, in the order of the states.
         batches: the `Batches`.
     """
 
@@ -190,40 +218,33 @@ def local_steps(shard: Shard, weights, users, spec, item_rate, user_rate, epochs
     """
     batches, items = batches_of(shard), item_rows(weights, spec)
     own_rows = item_rate is not None and epochs > 1
-    move = None
+    item_rates = None
     if own_rows:
-        column_rates = np.full(users.shape[1], 2 * item_rate, np.float32)
-        column_rates[spec.num_factors :] = 0.0  # the column of ones does not move
-
-        def move(seen, pull, users, share):
-            change = (
-                pull[:, :, None] * users[:, None] + np.float32(spec.l2) * share[:, :, None] * seen
-            )
-            return seen - column_rates * change
-
-    in_order, rows, at, totals = tf.gather(users, shard.member), items, shard.items[0], None
+        item_rates = np.full(users.shape[1], item_rate, np.float32)
+        item_rates[spec.num_factors :] = 0.0  # the column of ones does not move
+    trained, rows, at, totals = tf.gather(users, shard.member), items, shard.items[0], None
     stars = tf.gather(shard.levels - np.float32(spec.mean_rating), tf.cast(shard.codes, tf.int32))
-    client_weights = epochs * tf.math.unsorted_segment_sum(
-        tf.cast(shard.sizes, tf.float32), batches.owner, batches.num_clients
-    )
     for number in range(epochs):
-        trail, errors, moved = epoch(
-            batches, rows, at, stars[number], in_order, user_rate or 0.0, spec.l2, move
+        done = epoch(
+            batches, rows, at, stars[number], trained, user_rate or 0.0, spec.l2, item_rates
         )
-        totals = _added(totals, _metric_sums(batches, rows, at, trail, errors, spec))
-        in_order = tf.gather(trail, batches.last)
+        totals = _added(totals, _metric_sums(batches, rows, at, done, spec))
+        trained = done.users
         if own_rows:
-            rows = Rows(moved, _moved_biases(batches, rows, at, errors, item_rate, spec))
+            rows = Rows(done.moved, _moved_biases(batches, rows, at, done.errors, item_rate, spec))
         if number + 1 < epochs:
             at = _rows_of_slots(shard, batches, number) if own_rows else shard.items[number + 1]
+    client_weights = epochs * batches.num_examples
     if item_rate is None:
         delta = None
     elif epochs == 1:
-        delta = _deltas(batches, items, at, trail, errors, client_weights, item_rate, spec)
+        delta = _deltas(batches, items, at, done, client_weights, item_rate, spec)
     else:
         delta = _deltas_of_rows(batches, items, shard.items[-1], rows, client_weights, spec)
-    users = tf.tensor_scatter_nd_update(users, shard.member[:, None], in_order)
-    return Pass(users, delta, totals, client_weights, batches)
+    real = shard.member[: tf.size(shard.index)]
+    users = tf.tensor_scatter_nd_update(users, real[:, None], trained[: tf.size(real)])
+    weights = tf.scatter_nd(real[:, None], client_weights[: tf.size(real)], tf.shape(real))
+    return Pass(users, delta, totals, weights, batches)
 
 
 def _rows_of_slots(shard: Shard, batches: Batches, number: int):
@@ -235,7 +256,7 @@ def _rows_of_slots(shard: Shard, batches: Batches, number: int):
 
 
 def _moved_biases(batches: Batches, rows: Rows, at, errors, rate: float, spec):
-    """Returns each rating's own item bias after an epoch, float32[m * batch_size]."""
+    """Returns each rating's own item bias after an epoch, float32[s * 16 * batch_size]."""
     biases = tf.gather(rows.biases, at)
     moved = biases - np.float32(2 * rate) * batches.share * (errors + np.float32(spec.l2) * biases)
     return tf.reshape(moved if spec.biases else biases, [-1])
@@ -256,15 +277,21 @@ def _weighted_rows(rows, columns, weights, num_rows, table):
     )
 
 
-def _deltas(batches: Batches, items: Rows, at, trail, errors, client_weights, rate, spec) -> list:
+def _of_ratings(batches: Batches, client_weights):
+    """Returns each batch's client's weight, float32[s, 16, 1]."""
+    blocks = tf.reshape(client_weights, [-1, BLOCK])
+    return tf.gather(blocks, batches.shard.block)[:, :, None]
+
+
+def _deltas(batches: Batches, items: Rows, at, done: Epoch, client_weights, rate, spec) -> list:
     """Returns the weighted sums of the clients' changes of the items after a single epoch."""
-    item, users = tf.reshape(at, [-1]), tf.repeat(batches.before, tf.shape(at)[1])
-    share = batches.share * tf.gather(client_weights, batches.owner)[:, None]
-    share, pull = tf.reshape(share, [-1]), tf.reshape(share * errors, [-1])
+    size = tf.shape(at)[2]
+    item, users = tf.reshape(at, [-1]), tf.repeat(tf.reshape(batches.before, [-1]), size)
+    share = batches.share * _of_ratings(batches, client_weights)
+    share, pull = tf.reshape(share, [-1]), tf.reshape(share * done.errors, [-1])
     often = np.float32(spec.l2) * _sums_per_item(item, share, spec)
-    vectors = (
-        _weighted_rows(item, users, pull, spec.num_items, trail) + often[:, None] * items.vectors
-    )
+    vectors = _weighted_rows(item, users, pull, spec.num_items, done.trail)
+    vectors += often[:, None] * items.vectors
     factor = np.float32(-2 * rate)
     if not spec.biases:
         return [factor * vectors]
@@ -275,7 +302,7 @@ def _deltas(batches: Batches, items: Rows, at, trail, errors, client_weights, ra
 def _deltas_of_rows(batches: Batches, items: Rows, last_items, rows: Rows, client_weights, spec):
     """Returns the weighted sums of the clients' changes of the items from their own rows."""
     item = tf.reshape(last_items, [-1])
-    weight = tf.reshape(batches.valid * tf.gather(client_weights, batches.owner)[:, None], [-1])
+    weight = tf.reshape(batches.valid * _of_ratings(batches, client_weights), [-1])
     often = _sums_per_item(item, weight, spec)
     total = _weighted_rows(item, tf.range(tf.size(item)), weight, spec.num_items, rows.vectors)
     vectors = total - often[:, None] * items.vectors
@@ -285,15 +312,15 @@ def _deltas_of_rows(batches: Batches, items: Rows, last_items, rows: Rows, clien
     return [vectors[:, :-1], biases[:, None]]
 
 
-def _metric_sums(batches: Batches, rows: Rows, at, trail, errors, spec) -> OrderedDict:
+def _metric_sums(batches: Batches, rows: Rows, at, done: Epoch, spec) -> OrderedDict:
     """Returns the unfinalized metrics of `models.frame`, summed over an epoch of a shard."""
     count = tf.math.count_nonzero(batches.valid)
-    squared = tf.reduce_sum(batches.valid * errors**2)
-    close = tf.math.count_nonzero((tf.abs(errors) <= 0.5) & (batches.valid > 0))
+    squared = tf.reduce_sum(batches.valid * done.errors**2)
+    close = tf.math.count_nonzero((tf.abs(done.errors) <= 0.5) & (batches.valid > 0))
     loss = squared
     if spec.l2:
         lengths = tf.reduce_sum(rows.vectors**2, axis=1) - float(spec.biases) + rows.biases**2
-        of_users = tf.gather(tf.reduce_sum(trail**2, axis=1), batches.before)[:, None]
+        of_users = tf.gather(tf.reduce_sum(done.trail**2, axis=1), batches.before)[:, :, None]
         squares = tf.reduce_sum(batches.valid * (tf.gather(lengths, at) + of_users))
         loss += np.float32(spec.l2) * squares
     return OrderedDict(

@@ -1,4 +1,4 @@
-"""Packs the ratings of many clients for a round, batch by batch, without padding for the short.
+"""Packs the ratings of many clients for a round, in blocks of clients that are alike.
 
 Knows nothing of models, methods and stores.
 """
@@ -16,31 +16,37 @@ from ..data.orders import permutations
 from ..data.ratings import DataError
 
 LARGEST_PART = 500_000  # ratings of a part, where each client keeps rows of its own
+BLOCK = 16  # clients that take their steps side by side
 
 
 @attrs.frozen(eq=False)
 class Shard:
-    """The ratings of n clients for one phase of a round, packed batch by batch.
+    """The ratings of n clients for one phase of a round, packed in blocks of 16 clients.
 
-    The clients stand in descending order of their numbers of batches. Batch t of the clients
-    that have one comes before batch t + 1 of any, so the m batches of an epoch hold no empty
-    ones. Only a client's last batch of an epoch may be short; it is padded with zeros.
+    The clients stand in descending order of their numbers of batches. Block after block, step t
+    of a block holds batch t of each of its clients; so clients of one block are alike, and few
+    batches of it are empty. Lengths are rounded up to few different ones, since each length is
+    compiled once: `steps` tells how many steps are real.
 
     Attributes:
         index: int32[n], the clients' ids, in the order of their stacked states.
-        member: int32[n], for each client in the order of this shard its row in `index`.
-        active: int32[steps], how many clients have a batch in each step of an epoch.
-        sizes: int32[m], the number of ratings in each batch of an epoch.
-        items: int32[epochs, m, batch_size], movies.
-        codes: uint8[epochs, m, batch_size], ratings, as indices into `levels`.
-        levels: float32[s], the distinct ratings in stars.
-        slots: int32[epochs, m, batch_size], which of the shard's ratings each one is, the same
-            in every epoch; empty where there is one epoch.
+        member: int32[blocks * 16], each client's row in `index`; beyond n, zeros.
+        steps: int32 scalar, the number of real steps.
+        block: int32[s], the block that each step belongs to.
+        last: int32[blocks], the last step of each block; -1 for a block without data.
+        sizes: int32[s, 16], the number of ratings in each batch; 0 for an empty one.
+        items: int32[epochs, s, 16, batch_size], movies; zeros where there is no rating.
+        codes: uint8[epochs, s, 16, batch_size], ratings, as indices into `levels`.
+        levels: float32[l], the distinct ratings in stars.
+        slots: int32[epochs, s, 16, batch_size], which of the shard's ratings each one is, the
+            same in every epoch; empty where there is one epoch.
     """
 
     index = attrs.field()
     member = attrs.field()
-    active = attrs.field()
+    steps = attrs.field()
+    block = attrs.field()
+    last = attrs.field()
     sizes = attrs.field()
     items = attrs.field()
     codes = attrs.field()
@@ -54,17 +60,26 @@ def shard_type() -> tff.Type:
     def whole(*shape):
         return tff.TensorType(np.int32, shape)
 
+    ratings = [None, None, BLOCK, None]
     kinds = dict(
         index=whole(None),
         member=whole(None),
-        active=whole(None),
-        sizes=whole(None),
-        items=whole(None, None, None),
-        codes=tff.TensorType(np.uint8, [None, None, None]),
+        steps=whole(),
+        block=whole(None),
+        last=whole(None),
+        sizes=whole(None, BLOCK),
+        items=whole(*ratings),
+        codes=tff.TensorType(np.uint8, ratings),
         levels=tff.TensorType(np.float32, [None]),
-        slots=whole(None, None, None),
+        slots=whole(*ratings),
     )
     return tff.StructWithPythonType(list(kinds.items()), Shard)
+
+
+def rounded_up(length: int) -> int:
+    """Returns the next power of two, or three quarters of it where that is enough."""
+    power = 1 << max(int(length) - 1, 0).bit_length()
+    return power * 3 // 4 if 4 <= power and length <= power * 3 // 4 else power
 
 
 class PackedRatings:
@@ -116,36 +131,44 @@ class PackedRatings:
             keep_slots: whether to tell which rating is which in later epochs.
         """
         size = self.batch_size
-        member = np.argsort(-self.counts[index], kind="stable")
-        clients = index[member]
+        order = np.argsort(-self.counts[index], kind="stable")
+        clients = index[order]
         counts = self.counts[clients]
         batches = -(-counts // size)
-        steps = np.arange(batches.max(initial=0))
-        active = len(clients) - np.searchsorted(batches[::-1], steps, "right")
-        first = np.append(0, np.cumsum(active))  # the first batch of each step
+        num_blocks = rounded_up(-(-len(index) // BLOCK))
+        longest = np.zeros(num_blocks, np.int64)  # the steps of each block
+        longest[: -(-len(index) // BLOCK)] = batches[::BLOCK]
+        ends = np.cumsum(longest)
+        length = rounded_up(ends[-1])
 
-        # Where each rating of an epoch goes, client by client: its batch, and its place in it.
+        # Where each rating of an epoch goes, client by client: its step, and its place in it.
         rank = np.repeat(np.arange(len(clients)), counts)
         begins = np.cumsum(counts) - counts
         turn = np.arange(len(rank)) - begins[rank]
-        batch = first[turn // size] + rank
+        step = (ends - longest)[rank // BLOCK] + turn // size
+        batch = step * BLOCK + rank % BLOCK
         target = batch * size + turn % size
         orders = permutations(self.shuffle_seed, clients, counts, round_num, epochs)
-        full = (epochs, first[-1], size)
+        full = (epochs, length, BLOCK, size)
         items, codes = np.zeros(full, np.int32), np.zeros(full, np.uint8)
-        slots = np.zeros(full if keep_slots and epochs > 1 else (0, 0, 0), np.int32)
+        slots = np.zeros(full if keep_slots and epochs > 1 else (0, 0, BLOCK, size), np.int32)
         for epoch in range(epochs):
-            order = np.concatenate([*orders[epoch::epochs], np.zeros(0, np.int64)])
-            source = order + self.starts[clients][rank]
+            dealt = np.concatenate([*orders[epoch::epochs], np.zeros(0, np.int64)])
+            source = dealt + self.starts[clients][rank]
             items[epoch].ravel()[target] = self.items[source]
             codes[epoch].ravel()[target] = self.codes[source]
             if len(slots):
-                slots[epoch].ravel()[target] = order + begins[rank]
+                slots[epoch].ravel()[target] = dealt + begins[rank]
+        member = np.zeros(num_blocks * BLOCK, np.int32)
+        member[: len(order)] = order
+        block = np.repeat(np.arange(num_blocks), longest)
         return Shard(
             index.astype(np.int32),
-            member.astype(np.int32),
-            active.astype(np.int32),
-            np.bincount(batch, minlength=first[-1]).astype(np.int32),
+            member,
+            np.int32(ends[-1]),
+            np.append(block, np.zeros(length - ends[-1], np.int64)).astype(np.int32),
+            np.where(longest > 0, ends - 1, -1).astype(np.int32),
+            np.bincount(batch, minlength=length * BLOCK).astype(np.int32).reshape(length, BLOCK),
             items,
             codes,
             self.levels,

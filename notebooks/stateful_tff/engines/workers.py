@@ -1,10 +1,11 @@
 """Rounds shared out over many workers, any of which may fail at any moment.
 
-Work is idempotent: it takes values and returns values, so the part of a lost worker is simply
-computed again by another one. Knows nothing of methods, models and stores.
+Work is idempotent: the part of a lost worker is simply computed again by another one.
+Knows nothing of methods, models and stores.
 """
 
 import functools
+import itertools
 import operator
 import os
 import time
@@ -45,8 +46,7 @@ class Workers:
         Raises:
             WorkersLost: if one does not; all that were started are ended.
         """
-        self.workers, self.ready_within = list(workers), ready_within
-        self.faults: list[str] = []
+        self.workers, self.ready_within, self.faults = list(workers), ready_within, []
         end = time.monotonic() + ready_within
         while not all([worker.is_ready for worker in self.workers]):
             if time.monotonic() > end:
@@ -123,9 +123,11 @@ class Workers:
         return [results[number] for number in range(len(calls))]
 
     def _explain(self, number: int, count: int, faults: list[list[str]]) -> str:
-        """Returns in one sentence who was lost, and that nothing was kept."""
+        """Returns in one sentence who was lost."""
         lost = list(dict.fromkeys(fault for part in faults for fault in part))
-        lost = lost or [f"{w.name} at {w.address} does not answer" for w in self.workers]
+        for name in (f"{w.name} at {w.address}" for w in self.workers if not w.is_ready):
+            if not any(fault.startswith(name) for fault in lost):
+                lost.append(f"{name} does not answer")
         return (
             f"Part {number + 1} of {count} of the round was not finished ({'; '.join(lost)}); "
             "nothing of the round was kept."
@@ -163,8 +165,8 @@ def start_workers(
         raise ValueError("Only Linux keeps a process to one core; leave pin out.")
     if pin:
         cores = sorted(os.sched_getaffinity(0))
-    on = [cores[number % len(cores)] for number in range(count)]
-    workers = [Worker(f"worker {i + 1}", limits, core=core) for i, core in enumerate(on)]
+    core_of = itertools.cycle(cores)
+    workers = [Worker(f"worker {i + 1}", limits, core=next(core_of)) for i in range(count)]
     return Workers(workers, limits.ready_within)
 
 
@@ -204,7 +206,7 @@ def work_of_a_part(functions: RoundFunctions) -> tff.Computation:
         functions: the `RoundFunctions` of the round.
 
     Returns:
-        `(message, data, client_states) -> (sums, client_states)`. Each client works once.
+        `(message, data, client_states) -> (sums, client_states)`.
     """
     data_type, client_state_type, message_type = functions.client_work.type_signature.parameter
 
@@ -223,11 +225,11 @@ def work_of_a_part(functions: RoundFunctions) -> tff.Computation:
 
 
 class OverWorkers:
-    """A process whose rounds run on several workers.
+    """A process whose rounds run on several workers; in a round each client works once.
 
-    The driver computes the message, adds up the parts' sums and finishes the round: that is
-    milliseconds of work on the server's own state, which would travel to a worker and back for
-    it. Sums are added in the order of the parts, so the result does not depend on who did what.
+    The driver computes the message, adds up the parts' sums and finishes the round: that takes
+    milliseconds, and the server's state would travel to a worker and back for it. Sums are added
+    in the order of the parts, so the result does not depend on who did what.
 
     Args:
         process: made by an engine of this package.
@@ -243,9 +245,8 @@ class OverWorkers:
                 "OverWorkers takes a FederatedProcess, as the build functions of the engines "
                 f"return it, not {type(process).__name__}."
             )
-        functions = process.functions
+        functions, self._workers = process.functions, workers
         self.client_state_fn, self._inputs = process.client_state_fn, process.inputs
-        self._workers = workers
         self._parts = len(workers) if parts is None else whole_number("parts", parts, 1)
         self.initialize, self._message, self._finish = map(
             GraphFunction, (functions.initialize, functions.message, functions.finish)
@@ -260,7 +261,7 @@ class OverWorkers:
         """Returns the data of a round and the ids that belong to it; see `FederatedProcess`.
 
         Where one computation takes many clients, the cohort is cut into as many pieces as the
-        round has parts, of about equally many examples, so that there is work for every part.
+        round has parts, of about equally many examples.
         """
         if not self._is_stacked or not len(cohort):
             return self._inputs(clients, cohort, round_num)
@@ -290,10 +291,8 @@ class OverWorkers:
         length = number_of_parts(data, client_states)
         count, message = min(self._parts, length), self._message(server_state)
         cuts = [number * length // count for number in range(count + 1)]
-        calls = [
-            (self.work, message, data[start:stop], client_states[start:stop])
-            for start, stop in zip(cuts, cuts[1:], strict=False)
-        ]
+        slices = [slice(*ends) for ends in itertools.pairwise(cuts)]
+        calls = [(self.work, message, data[part], client_states[part]) for part in slices]
         sums, states = zip(*self._workers.run(calls), strict=True)
         flat = zip(*map(flatten, sums), strict=True)
         total = unflatten(self._sums_type, (functools.reduce(operator.add, one) for one in flat))

@@ -44,8 +44,8 @@ def difference(new, old) -> list:
 # %% ../../04_core_process.ipynb #2dde680e
 def build_server_broadcast_message(server_state) -> BroadcastMessage:
     """Selects from the server's state what the clients need."""
-    weights, round_num = server_state.model_weights, server_state.round_num
-    return BroadcastMessage(weights, round_num)
+    state = server_state
+    return BroadcastMessage(state.model_weights, state.round_num)
 
 
 # %% ../../04_core_process.ipynb #95f8a24b

@@ -130,4 +130,4 @@ def _leaves_untouched_rows(optimizer: Optimizer) -> bool:
         if any(tf.convert_to_tensor(part).shape.rank for part in tf.nest.flatten(state)):
             return False  # it keeps a table: momentum, Adam and their kind
         _, (moved,) = optimizer.next(state, (weight,), (gradient,))
-        return bool(session.run(tf.reduce_all(moved == weight)))
+        return bool(session.run(tf.reduce_all(tf.equal(moved, weight))))

@@ -48,8 +48,9 @@ class UserEmbedding(tf.keras.layers.Layer):
     def get_config(self):
         """Returns what a copy or a saved model is made from."""
         start = tf.keras.initializers.serialize(self.initializer)
+        penalty = tf.keras.regularizers.serialize(self.activity_regularizer)
         own = dict(num_factors=self.num_factors, initializer=start)
-        return super().get_config() | own
+        return super().get_config() | own | dict(activity_regularizer=penalty)
 
 
 # %% ../../02_keras_model.ipynb #cd8265f1
@@ -85,7 +86,7 @@ def build_keras_model(spec) -> tf.keras.Model:
     """Builds the Keras model of one user.
 
     Args:
-        spec: a `MatrixFactorization`, which says what it predicts.
+        spec: a `MatrixFactorization`, which documents the formula.
 
     Returns:
         An uncompiled model from movie ids, int64 `[batch, 1]`, to stars,
