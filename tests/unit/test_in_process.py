@@ -109,6 +109,22 @@ def test_graphs_with_variables_run_one_after_the_other():
     assert not GraphFunction(process_of("packed").functions.message).has_variables
 
 
+def counter(start, dtype):
+    """A computation whose graph has a variable without a name of its own."""
+
+    @tff.tensorflow.computation(dtype)
+    def count(step):
+        return tf.Variable(start, dtype=dtype).assign_add(step)
+
+    return GraphFunction(count)
+
+
+def test_variables_of_one_name_in_two_graphs_are_two_variables():
+    whole, real = counter(5, np.int64), counter(0.5, np.float32)
+    assert whole(np.int64(1)).numpy() == 6 and real(np.float32(1)).numpy() == 1.5
+    assert whole(np.int64(1)).numpy() == 6
+
+
 @pytest.mark.parametrize("counts", [(0, 0), (1, 0), (0, 1)])
 def test_a_round_of_nobody_or_without_a_state_is_refused(counts):
     here = InThisProcess(process_of("packed"))

@@ -10,33 +10,51 @@ from hypothesis import strategies as st
 from random_ratings import NUM_USERS, random_ratings
 
 from stateful_tff.data import ClientDatasets, DataError
-from stateful_tff.engines.packing import PackedRatings, Shard, cut, shard_type, shards
+from stateful_tff.engines.packing import (
+    BLOCK,
+    PackedRatings,
+    Shard,
+    cut,
+    rounded_up,
+    shard_type,
+    shards,
+)
 from stateful_tff.methods import BOTH, LOCAL, Phase
 
 cohorts = st.sets(st.integers(0, NUM_USERS - 1), min_size=1).map(sorted)
 
 
 def assert_holds_what_clients_are_dealt(shard, clients, round_num, epochs):
-    """Batch by batch, in all epochs, and slots that name the same rating in each of them."""
-    begins = np.cumsum(shard.active) - shard.active
-    assert (np.diff(shard.active) <= 0).all() and shard.sizes.min(initial=1) > 0
-    assert sorted(shard.member) == list(range(len(shard.index)))
-    for rank, client in enumerate(shard.index[shard.member]):
-        batches = begins[shard.active > rank] + rank
-        dealt = iter(clients.for_round([int(client)], round_num, epochs)[0].as_numpy_iterator())
+    """Step by step, in all epochs, and slots that name the same rating in each of them."""
+    count, width = len(shard.index), clients.batch_size
+    assert len(shard.block) == len(shard.sizes) == shard.items.shape[1] >= shard.steps
+    assert shard.items.shape == (epochs, len(shard.block), BLOCK, width)
+    assert sorted(shard.member[:count]) == list(range(count)) and not shard.member[count:].any()
+    assert (np.diff(clients.counts[shard.index[shard.member[:count]]]) <= 0).all()
+    assert not shard.sizes[shard.steps :].any()
+    held = 0
+    for rank, row in enumerate(shard.member[:count]):
+        client, (block, place) = shard.index[row], divmod(rank, BLOCK)
+        steps = np.flatnonzero(shard.block[: shard.steps] == block)
+        assert shard.last[block] == (steps[-1] if len(steps) else -1)
+        steps = steps[: -(-clients.counts[client] // width)]
+        held += shard.sizes[steps, place].sum()
+        dealt = clients.for_round([int(client)], round_num, epochs)[0].as_numpy_iterator()
         named = {}
         for epoch in range(epochs):
-            for batch in batches:
-                expected, size = next(dealt), shard.sizes[batch]
-                items = shard.items[epoch, batch, :size]
-                stars = shard.levels[shard.codes[epoch, batch, :size]]
+            for step in steps:
+                expected, size = next(dealt), shard.sizes[step, place]
+                items = shard.items[epoch, step, place, :size]
+                stars = shard.levels[shard.codes[epoch, step, place, :size]]
                 np.testing.assert_array_equal(items, expected["x"][:, 0])
                 np.testing.assert_array_equal(stars, expected["y"][:, 0])
-                if epochs > 1:
-                    for slot, item in zip(shard.slots[epoch, batch, :size], items, strict=True):
+                if shard.slots.size:
+                    slots = shard.slots[epoch, step, place, :size]
+                    for slot, item in zip(slots, items, strict=True):
                         assert named.setdefault(int(slot), int(item)) == item
         assert next(dealt, None) is None
-        assert epochs == 1 or len(named) == clients.counts[client]
+        assert not shard.slots.size or len(named) == clients.counts[client]
+    assert held == shard.sizes.sum() == clients.counts[shard.index].sum()
 
 
 @settings(max_examples=40, deadline=None)
@@ -52,6 +70,28 @@ def test_a_shard_holds_what_each_client_is_dealt(seed, batch_size, epochs, cohor
     shard = PackedRatings(clients).pack(np.array(cohort), round_num, epochs)
     assert shard.index.tolist() == cohort
     assert_holds_what_clients_are_dealt(shard, clients, round_num, epochs)
+    assert bool(shard.slots.size) == (epochs > 1 and clients.counts[cohort].any())
+
+
+@settings(max_examples=15, deadline=None)
+@given(seed=st.integers(0, 2**20), count=st.integers(BLOCK, 5 * BLOCK), epochs=st.integers(1, 2))
+def test_many_clients_stand_in_blocks_that_are_alike(seed, count, epochs):
+    clients = ClientDatasets(random_ratings(seed, num_users=90), 3, shuffle_seed=seed)
+    cohort = np.random.default_rng(seed).choice(90, count, replace=False)
+    shard = PackedRatings(clients).pack(cohort, 2, epochs)
+    assert_holds_what_clients_are_dealt(shard, clients, 2, epochs)
+    assert len(shard.member) == len(shard.last) * BLOCK >= count
+    batches = -(-clients.counts[np.sort(cohort)] // 3)
+    longest = np.sort(batches)[::-1][::BLOCK]  # of each block
+    assert shard.steps == longest.sum()
+
+
+@pytest.mark.parametrize("most", [1, 2, 3, 5, 17, 100, 1000])
+def test_lengths_are_rounded_up_to_few(most):
+    rounded = [rounded_up(length) for length in range(1, most + 1)]
+    assert all(length <= up for length, up in enumerate(rounded, 1))
+    assert all(3 * up <= 4.01 * length + 4 for length, up in enumerate(rounded, 1))
+    assert len(set(rounded)) <= 2 * np.log2(most) + 2
 
 
 @pytest.mark.parametrize("num_parts", [1, 2, 3, 20])
@@ -86,13 +126,14 @@ def test_a_shard_is_of_its_type():
     ):
         value = getattr(parts, field.name)
         assert name == field.name and value.dtype == kind.dtype and value.ndim == len(kind.shape)
+        assert all(m in (None, n) for m, n in zip(kind.shape, value.shape, strict=True))
 
 
 def test_clients_without_ratings_take_no_step():
     nothing = random_ratings(0).select(np.zeros(0, int))
     shard = PackedRatings(ClientDatasets(nothing, 4, shuffle_seed=1)).pack(np.array([3, 1]), 0, 2)
-    assert shard.index.tolist() == [3, 1] and not shard.active.size
-    assert shard.items.shape == (2, 0, 4)
+    assert shard.index.tolist() == [3, 1] and shard.steps == 0 and not shard.sizes.any()
+    assert shard.items.shape[0] == 2 and (shard.last == -1).all()
 
 
 def test_more_kinds_of_ratings_than_a_byte_holds_are_refused():

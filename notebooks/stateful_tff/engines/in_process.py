@@ -5,6 +5,7 @@ Knows nothing of methods, models and stores: it runs the same graphs that TFF wo
 """
 
 import os
+import uuid
 from collections.abc import Mapping
 from concurrent import futures
 
@@ -27,6 +28,7 @@ class GraphFunction:
         proto = computation.to_building_block().proto.tensorflow
         graph_def = tf.compat.v1.GraphDef()
         proto.graph_def.Unpack(graph_def)
+        _keep_apart(graph_def)
         wrapped = tf.compat.v1.wrap_function(
             lambda: tf.graph_util.import_graph_def(graph_def, name=""), []
         )
@@ -54,6 +56,19 @@ class GraphFunction:
     def __call__(self, *arguments):
         """Runs the graph on values and returns values in the containers of its type."""
         return unflatten(self._result_type, iter(self.flat(*arguments)))
+
+
+def _keep_apart(graph_def: tf.compat.v1.GraphDef) -> None:
+    """Gives the variables of a graph a container of their own.
+
+    TensorFlow finds a variable by container and name, and graphs of different models use the
+    same names.
+    """
+    container = f"graph {uuid.uuid4().hex}".encode()
+    nodes = [*graph_def.node, *(n for f in graph_def.library.function for n in f.node_def)]
+    for node in nodes:
+        if node.op == "VarHandleOp":
+            node.attr["container"].s = container
 
 
 def number_of_parts(data, client_states) -> int:

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections import OrderedDict
 
 import attrs
-import numpy as np
 import tensorflow as tf
 import tensorflow_federated as tff
 
@@ -17,8 +16,8 @@ from ..methods.method import Method, client_update
 from ..methods.optimizers import Optimizers, plain_rate
 from ..methods.phases import InPhases, Phase
 from ..methods.touched_rows import TouchedRows
-from ..methods.trainers import BOTH, GLOBAL, LOCAL, VariableTrainer
-from ..models import MatrixFactorization, ModelFn
+from ..methods.trainers import BOTH, GLOBAL, LOCAL, FunctionalTrainer
+from ..models import MatrixFactorization, ModelFn, functional_matrix_factorization
 from .packed_steps import local_steps, separate, user_rows
 from .packing import BLOCK, LARGEST_PART, PackedRatings, shard_type, shards
 from .round import FederatedProcess, trace_round
@@ -51,8 +50,7 @@ def build_packed_process(
             "the per-client or the vectorized engine."
         )
     phases = _phases(method)
-    # Each graph gets the same first weights, also where the specification has no seed.
-    model_fn = ModelFn(spec if spec.seed is not None else attrs.evolve(spec, seed=_drawn_seed()))
+    functional = functional_matrix_factorization(spec)  # its weights are the first ones
     rates = [
         plain_rate(name, optimizer)
         for name, optimizer in (
@@ -61,10 +59,10 @@ def build_packed_process(
         )
     ]
     with tf.Graph().as_default():
-        finalizers = model_fn().metric_finalizers()
+        finalizers = ModelFn(spec)().metric_finalizers()
 
     def trainer_fn():
-        return VariableTrainer(model_fn(), optimizers)
+        return FunctionalTrainer(functional, optimizers)
 
     client_state_fn = first_state_fn(method, trainer_fn)
     if tf.nest.flatten(client_state_fn().optimizer_state):
@@ -103,11 +101,6 @@ def build_packed_process(
         stacked=True,
     )
     return FederatedProcess(functions, inputs, client_state_fn)
-
-
-def _drawn_seed() -> int:
-    """Returns a seed that nobody has chosen."""
-    return int(np.random.SeedSequence().generate_state(1)[0])
 
 
 def _phases(method: Method) -> tuple[Phase, ...]:
@@ -161,7 +154,8 @@ def part_work(method, phases, spec, rates, trainer, data, client_state, message)
     start = users = user_rows(own)
     for phase, shard in zip(phases, data, strict=True):
         item_rate = rates[0] if phase.moves in (GLOBAL, BOTH) else None
-        user_rate = rates[1] if phase.moves in (LOCAL, BOTH) else None
+        own_rate = rates[1] if phase.rate is None else phase.rate
+        user_rate = own_rate if phase.moves in (LOCAL, BOTH) else None
         done = local_steps(shard, items, users, spec, item_rate, user_rate, phase.epochs)
         if phase.when is None:
             users = done.users

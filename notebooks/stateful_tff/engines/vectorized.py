@@ -54,7 +54,7 @@ def build_vectorized_process(
         tf.debugging.assert_equal(
             data["index"],
             client_state.index,
-            "The states are not in the order of the data's clients.",
+            "The states are not in the order of the data.",
         )
         inputs, results = (data["passes"], client_state), []
 
