@@ -3,8 +3,9 @@
     python -m experiments.benchmarks.cohort_speed [--outside PYTHON] [--quick]
 
 Writes experiments/results/cohort_speed.jsonl, one object a line. PYTHON is the interpreter of
-an environment with requirements.txt beside this file; without it the rows of Numba and pfl-research
-are left out. STATEFUL_TFF_DATA names the folder or the zip of ML-1M. Takes about 7 minutes.
+an environment with requirements.txt beside this file; without it the rows of Numba, JAX and
+pfl-research are left out. STATEFUL_TFF_DATA names the folder or the zip of ML-1M. Takes about 8
+minutes.
 """
 
 import argparse
@@ -30,24 +31,24 @@ import tensorflow as tf
 import tensorflow_federated as tff
 
 from stateful_tff import session
-from stateful_tff.cohort import (
-    CohortData,
-    StackedRegistry,
-    build_cohort_process,
-    unstack,
-)
 from stateful_tff.data import ClientDatasets, Ratings, load_ratings
-from stateful_tff.frame import INPUT_SPEC, build_model_fn
-from stateful_tff.model import (
+from stateful_tff.data.orders import permutations
+from stateful_tff.engines.in_process import InThisProcess
+from stateful_tff.engines.packed import build_packed_process
+from stateful_tff.engines.per_client import build_process
+from stateful_tff.methods import BOTH, Phase, in_phases, sgd, stateful
+from stateful_tff.models import (
+    INPUT_SPEC,
+    MatrixFactorization,
+    ModelFn,
     global_model_variables,
     local_model_variables,
-    matrix_factorization_model,
 )
-from stateful_tff.process import build_client_state_fn, build_stateful_fed_avg
-from stateful_tff.simulation import sample_cohort
+from stateful_tff.stores import MemoryStore
+from stateful_tff.training import Round, sample_cohort
 
 FACTORS, BATCH, L2, SERVER, CLIENT, LOCAL = 50, 5, 0.05, 1.0, 0.5, 0.05
-sgd = tff.learning.optimizers.build_sgdm
+OPTIMIZERS = sgd(SERVER, CLIENT, LOCAL)
 ROWS = []
 
 
@@ -79,58 +80,64 @@ def row(name, clients, seconds, **more):
     print(ROWS[-1], flush=True)
 
 
-def model_of(ratings):
-    """The model of all rows and the function for first states."""
-    model_fn = build_model_fn(
+def spec_of(ratings):
+    """The model of all rows."""
+    return MatrixFactorization(
         ratings.num_items, FACTORS, biases=True, l2=L2, seed=0,
         mean_rating=float(ratings.table["rating"].mean()),
     )  # fmt: skip
-    return model_fn, build_client_state_fn(model_fn)
 
 
-def vectorized(ratings, sizes, repeats, epochs=1, name="vectorized"):
-    """Rounds of the process of chapter 6. Returns server states after a round, by size."""
-    model_fn, state_fn = model_of(ratings)
-    process = build_cohort_process(model_fn, state_fn, sgd(SERVER), sgd(CLIENT), sgd(LOCAL))
+def packed(ratings, sizes, repeats, epochs=1, name="packed", here=True):
+    """Rounds of the packed engine, in this process or on TFF's runtime.
+
+    Returns the first store, the clients, and server states after a round by size.
+    """
+    method = in_phases("stateful", Phase("all", BOTH, epochs))
+    process = build_packed_process(method, spec_of(ratings), OPTIMIZERS)
+    process = InThisProcess(process) if here else process
     clients = ClientDatasets(ratings, batch_size=BATCH, shuffle_seed=0)
-    data, registry = CohortData(clients), StackedRegistry(state_fn, ratings.num_users)
-    written = StackedRegistry(state_fn, ratings.num_users)  # so that all rounds start alike
-    server, results = process.initialize(), {}
+    store, written = (MemoryStore(process, ratings.num_users) for _ in range(2))
+    results = {}
     for size in sizes:
         cohort = sample_cohort(ratings.num_users, size, 0)
 
         def prepare(cohort=cohort, size=size):
             sample_cohort(ratings.num_users, size, 0)
-            shards = data.shards(cohort, 0, epochs)
-            return shards, [registry.stacked(shard.index) for shard in shards]
+            data, ids = process.inputs(clients, cohort, 0)
+            return data, [store[part] for part in ids]
 
-        shards, states = prepare()
-        results[size] = process.next(server, shards, states)
-        seconds = best(lambda s=shards, c=states: process.next(server, s, c), repeats)
-        preparation = best(prepare, 3) + best(
-            lambda c=cohort, s=results[size][2]: written.update(c, s), 2
-        )
-        ratings_in_round = int(sum(shard.sizes.sum() for shard in shards))
+        data, states = prepare()
+        server, _, new_states = process.next(store.server_state, data, states)
+        results[size] = server
+        seconds = best(lambda d=data, c=states: process.next(store.server_state, d, c), repeats)
+        done = Round(1, cohort, server, new_states, {}, 0.0, 0.0)
+
+        def commit(done=done):
+            written.server_state = store.server_state  # so that all rounds start alike
+            written.commit(done)
+
         row(
-            name, size, seconds, preparation=round(preparation, 5), ratings=ratings_in_round,
+            name, size, seconds, preparation=round(best(prepare, 3) + best(commit, 2), 5),
+            ratings=int(clients.counts[cohort].sum()) * epochs,
             peak_rss_mb=peak_mb(), population=ratings.num_users, data=ratings.name,
         )  # fmt: skip
     session.end_workers()
-    return results, clients, state_fn
+    return store, clients, results
 
 
-def per_client(ratings, sizes, whole=False, name="per client"):
-    """Rounds of the process of chapter 4; the whole population in parts of 1,000 clients."""
-    model_fn, state_fn = model_of(ratings)
-    process = build_stateful_fed_avg(model_fn, state_fn, sgd(SERVER), sgd(CLIENT), sgd(LOCAL))
+def per_client(ratings, sizes, whole=False, name="per client", here=False):
+    """Rounds of chapter 4's process; the whole population in parts of 1,000 clients."""
+    process = build_process(stateful, ModelFn(spec_of(ratings)), OPTIMIZERS)
+    process = InThisProcess(process) if here else process
     clients = ClientDatasets(ratings, batch_size=BATCH, shuffle_seed=0)
-    registry = StackedRegistry(state_fn, ratings.num_users)
-    server, results = process.initialize(), {}
+    store, results = MemoryStore(process, ratings.num_users), {}
 
     def round_of(cohort):
-        datasets, states = clients.for_round(cohort, 0), unstack([registry.stacked(cohort)])
+        data, ids = process.inputs(clients, cohort, 0)
+        states = [store[client] for client in ids]
         start = time.perf_counter()
-        result = process.next(server, datasets, states)
+        result = process.next(store.server_state, data, states)
         return result, time.perf_counter() - start
 
     round_of([0])
@@ -164,16 +171,13 @@ def split_operations():
 
 def stock(ratings, size):
     """Rounds of TFF's own algorithms on the same model and clients."""
-    model_fn, _ = model_of(ratings)
+    spec = spec_of(ratings)
     clients = ClientDatasets(ratings, batch_size=BATCH, shuffle_seed=0)
     cohort = sample_cohort(ratings.num_users, size, 0)
     datasets = clients.for_round(cohort, 0)
 
     def recon_model_fn():
-        keras_model = matrix_factorization_model(
-            ratings.num_items, FACTORS, biases=True, l2=L2, seed=0,
-            mean_rating=float(ratings.table["rating"].mean()),
-        )  # fmt: skip
+        keras_model = spec.keras_model()
         return tff.learning.models.ReconstructionModel.from_keras_model_and_variables(
             keras_model=keras_model,
             global_trainable_variables=global_model_variables(keras_model),
@@ -184,16 +188,18 @@ def stock(ratings, size):
         )
 
     def fed_avg():
-        return tff.learning.algorithms.build_weighted_fed_avg(model_fn, sgd(CLIENT), sgd(SERVER))
+        return tff.learning.algorithms.build_weighted_fed_avg(
+            ModelFn(spec), OPTIMIZERS.client, OPTIMIZERS.server
+        )
 
     def fed_recon():
         return tff.learning.algorithms.build_fed_recon(
             recon_model_fn,
             loss_fn=tf.keras.losses.MeanSquaredError,
             metrics_fn=lambda: [],
-            server_optimizer_fn=sgd(SERVER),
-            client_optimizer_fn=sgd(CLIENT),
-            reconstruction_optimizer_fn=sgd(LOCAL),
+            server_optimizer_fn=OPTIMIZERS.server,
+            client_optimizer_fn=OPTIMIZERS.client,
+            reconstruction_optimizer_fn=OPTIMIZERS.local,
         )
 
     for name, build in {"stock FedAvg": fed_avg, "stock FedRecon": fed_recon}.items():
@@ -205,32 +211,26 @@ def stock(ratings, size):
         session.end_workers()
 
 
-def outside(python, ratings, clients, state_fn, sizes, results):
-    """The same round compiled by Numba and in pfl-research, in another environment."""
-    model_fn, _ = model_of(ratings)
-    with tf.Graph().as_default(), tf.compat.v1.Session() as session:
-        model = model_fn()
-        session.run(tf.compat.v1.global_variables_initializer())
-        q, b = session.run([v.read_value() for v in model.global_model_variables])
-    registry = StackedRegistry(state_fn, ratings.num_users)
+def outside(python, ratings, store, clients, sizes, results, kinds, epochs=1):
+    """The same round compiled by Numba, in JAX and in pfl-research, in another environment."""
+    q, b = (np.asarray(weight) for weight in store.server_state.model_weights)
     for size in sizes:
         cohort = np.sort(sample_cohort(ratings.num_users, size, 0))
-        dealt = [list(d.as_numpy_iterator()) for d in clients.for_round(cohort, 0)]
-        items, stars = (
-            [np.concatenate([batch[key][:, 0] for batch in batches]) for batches in dealt]
-            for key in "xy"
-        )
-        local = registry.stacked(cohort).local_weights
+        counts = clients.counts[cohort]
+        orders = permutations(clients.shuffle_seed, cohort, counts, 0, epochs)
+        order = np.stack([np.concatenate(orders[epoch::epochs]) for epoch in range(epochs)])
+        rows = np.repeat(clients.starts[cohort], counts)
+        rows = rows + (order[0] if epochs == 1 else _in_order(counts))
+        local = store[cohort].local_weights
         with tempfile.TemporaryDirectory() as folder:
             path = str(Path(folder) / "round.npz")
             np.savez(
-                path, items=np.concatenate(items), stars=np.concatenate(stars), q=q, b=b[:, 0],
-                bounds=np.append(0, np.cumsum([len(part) for part in items])),
+                path, items=clients.x[rows, 0], stars=clients.y[rows, 0], order=order,
+                q=q, b=b[:, 0], bounds=np.append(0, np.cumsum(counts)),
                 p=local[0][:, 0], a=local[1][:, 0, 0], size=BATCH, l2=L2,
                 client_rate=CLIENT, local_rate=LOCAL, mean=ratings.table["rating"].mean(),
             )  # fmt: skip
-            names = {"numba": ("compiled limit (Numba)", 10), "pfl": ("pfl-research (NumPy)", 2)}
-            for kind, (name, repeats) in names.items():
+            for kind, (name, repeats) in kinds.items():
                 run = subprocess.run(
                     [python, str(Path(__file__).with_name("outside.py")), kind, path, str(repeats)],
                     capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"},
@@ -239,10 +239,16 @@ def outside(python, ratings, clients, state_fn, sizes, results):
                     print(f"{name} failed:\n{run.stderr[-2000:]}", file=sys.stderr)
                     continue
                 found = json.loads(run.stdout.splitlines()[-1])
-                table, expected = np.load(path + ".out.npy"), results[size][0].model_weights[0]
+                table, expected = np.load(path + ".out.npy"), results[size].model_weights[0]
                 moved = np.abs(np.asarray(expected) - q).max()
                 difference = float(np.abs(table - expected).max() / moved)
                 row(name, size, **found, difference=difference, data=ratings.name)
+
+
+def _in_order(counts):
+    """The stored order of each client's ratings, one client after the other."""
+    begins = np.cumsum(counts) - counts
+    return np.arange(counts.sum()) - np.repeat(begins, counts)
 
 
 def population(num_users, each=10, num_items=1000):
@@ -261,6 +267,12 @@ def population(num_users, each=10, num_items=1000):
     return Ratings("random", table, np.arange(num_users), items)
 
 
+LIMITS = {
+    name: "compiled limit of two epochs (Numba)" if "2 epochs" in name else "compiled limit (Numba)"
+    for name in ("packed", "packed, 2 epochs")
+}
+
+
 def ratios(rows):
     """Adds to each row how it compares with the per-client process and with the limit."""
     speed = {(r["name"], r["clients"]): r["clients_per_second"] for r in rows}
@@ -268,7 +280,8 @@ def ratios(rows):
         if r["data"] == "random":
             continue
         slow = speed.get(("per client", r["clients"]))
-        limit = speed.get(("compiled limit (Numba)", r["clients"]))
+        kind = LIMITS["packed, 2 epochs" if "epochs" in r["name"] else "packed"]
+        limit = speed.get((kind, r["clients"]))
         r["times_per_client_process"] = slow and round(r["clients_per_second"] / slow, 2)
         r["times_limit"] = limit and round(limit / r["clients_per_second"], 2)
 
@@ -284,26 +297,35 @@ def main() -> None:
     everyone = ratings.num_users
     compared = [n for n in (100, 1000, everyone) if n <= everyone]
     curve = sorted({n for n in (10, 30, 100, 300, 1000, 3000, everyone) if n <= everyone})
-    results, clients, state_fn = vectorized(ratings, curve, 9)
+    store, clients, results = packed(ratings, curve, 9)
     if options.outside:
-        outside(options.outside, ratings, clients, state_fn, compared, results)
+        kinds = {
+            "numba": (LIMITS["packed"], 10),
+            "jax": ("plain JAX, vectorized", 10),
+            "pfl": ("pfl-research (NumPy)", 2),
+        }
+        outside(options.outside, ratings, store, clients, compared, results, kinds)
+    _, _, twice = packed(ratings, compared[-1:], 3, epochs=2, name="packed, 2 epochs")
+    if options.outside:
+        kinds = {"numba_epochs": (LIMITS["packed, 2 epochs"], 5)}
+        outside(options.outside, ratings, store, clients, compared[-1:], twice, kinds, epochs=2)
+    packed(ratings, compared, 9, name="packed, TFF's runtime", here=False)
     slow = per_client(
         ratings, compared[: 1 if options.quick else 2], everyone > 1000 and not options.quick
     )
     for size, (server, *_) in slow.items():
-        a, e = (np.asarray(r.model_weights[0]) for r in (results[size][0], server))
+        a, e = (np.asarray(r.model_weights[0]) for r in (results[size], server))
         print(f"{size} clients: largest difference of item weights {np.abs(a - e).max():.1e}")
+    per_client(ratings, compared[:1], name="per client, in this process", here=True)
     stock(ratings, min(100, everyone))
     with split_operations():
-        vectorized(ratings, [compared[0], everyone], 9, name="vectorized, operations split")
         per_client(ratings, compared[:1], name="per client, operations split")
-    vectorized(ratings, [compared[-1]], 3, epochs=2, name="vectorized, 2 epochs")
     for size in [10**4, 10**5] if options.quick else [10**4, 10**5, 10**6]:
-        vectorized(population(size), [1000], 5, name="vectorized, synthetic population")
+        packed(population(size), [1000], 5, name="packed, synthetic population")
     ratios(ROWS)
     recorder = Recorder("cohort_speed")
-    for row in ROWS:
-        recorder.write(**row)
+    for one in ROWS:
+        recorder.write(**one)
     recorder.finish()
     shown = [c for c in pd.DataFrame(ROWS) if c not in ("data", "note", "difference")]
     print(pd.DataFrame(ROWS)[shown].to_string(index=False))

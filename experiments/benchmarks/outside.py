@@ -1,8 +1,8 @@
-"""One round outside TFF, for comparison: compiled by Numba, or simulated by pfl-research.
+"""One round outside TFF, for comparison: compiled by Numba, in plain JAX, or by pfl-research.
 
 Called by cohort_speed.py with the Python of another environment (requirements.txt here):
 
-    python outside.py numba|pfl data.npz repeats
+    python outside.py numba|numba_epochs|jax|pfl data.npz repeats
 
 Reads the round from the file, prints the seconds of the fastest repeat and the peak memory as
 JSON, and writes the trained item table to `data.npz` + ".out.npy".
@@ -25,12 +25,12 @@ def one_client(items, stars, q, b, p, a, mean, size, client_rate, local_rate, l2
         x, count = q[rows], len(stars[rows])
         error = mean + x @ p + b[rows] + a - stars[rows]
         scaled = error * np.float32(2 / count)
-        slope = scaled @ x + np.float32(2 * l2) * p
-        slope_a = scaled.sum() + 2 * l2 * a
+        gradient = scaled @ x + np.float32(2 * l2) * p
+        gradient_a = scaled.sum() + 2 * l2 * a
         q[rows] -= client_rate * (scaled[:, None] * p + np.float32(2 * l2 / count) * x)
         b[rows] -= client_rate * (scaled + np.float32(2 * l2 / count) * b[rows])
-        p -= local_rate * slope
-        a -= local_rate * slope_a
+        p -= local_rate * gradient
+        a -= local_rate * gradient_a
     return q - q0, b - b0, p, a
 
 
@@ -44,15 +44,15 @@ def numba_round(data):
         sum_q, sum_b = np.zeros_like(q), np.zeros_like(b)
         p, a = p.copy(), a.copy()
         error = np.zeros(size, np.float32)
-        slope = np.zeros(factors, np.float32)
+        gradient = np.zeros(factors, np.float32)
         for user in range(len(bounds) - 1):
             begin, end = bounds[user], bounds[user + 1]
             weight, mine = np.float32(end - begin), p[user]
             for start in range(begin, end, size):
                 stop = min(start + size, end)
                 share = np.float32(2.0) / np.float32(stop - start)
-                slope[:] = 0
-                slope_a = np.float32(0)
+                gradient[:] = 0
+                gradient_a = np.float32(0)
                 for r in range(start, stop):
                     row = q[items[r]]
                     dot = mean + b[items[r]] + a[user] - stars[r]
@@ -60,9 +60,9 @@ def numba_round(data):
                         dot += row[k] * mine[k]
                     dot *= share
                     error[r - start] = dot
-                    slope_a += dot
+                    gradient_a += dot
                     for k in range(factors):
-                        slope[k] += dot * row[k]
+                        gradient[k] += dot * row[k]
                 for r in range(start, stop):
                     row, total = q[items[r]], sum_q[items[r]]
                     dot, pull = error[r - start], l2 * share
@@ -70,14 +70,130 @@ def numba_round(data):
                         total[k] -= weight * client_rate * (dot * mine[k] + pull * row[k])
                     sum_b[items[r]] -= weight * client_rate * (dot + pull * b[items[r]])
                 for k in range(factors):
-                    mine[k] -= local_rate * (slope[k] + 2 * l2 * mine[k])
-                a[user] -= local_rate * (slope_a + 2 * l2 * a[user])
+                    mine[k] -= local_rate * (gradient[k] + 2 * l2 * mine[k])
+                a[user] -= local_rate * (gradient_a + 2 * l2 * a[user])
         ratings = np.float32(bounds[-1])
         return q + sum_q / ratings, b + sum_b / ratings, p, a
 
     numbers = [np.float32(data[n]) for n in ("client_rate", "local_rate", "l2")]
     arrays = [data[n] for n in ("items", "stars", "bounds", "q", "b", "p", "a")]
     return lambda: run(*arrays, np.float32(data["mean"]), int(data["size"]), *numbers)[0]
+
+
+def numba_epochs_round(data):
+    """Returns a function that runs a round of several epochs, compiled, on one core."""
+    import numba
+
+    @numba.njit(fastmath=True, cache=False)
+    def run(items, stars, order, bounds, q, b, p, a, mean, size, client_rate, local_rate, l2):
+        factors = q.shape[1]
+        sum_q, sum_b = np.zeros_like(q), np.zeros_like(b)
+        p, a = p.copy(), a.copy()
+        error = np.zeros(size, np.float32)
+        gradient = np.zeros(factors, np.float32)
+        for user in range(len(bounds) - 1):
+            begin, end = bounds[user], bounds[user + 1]
+            mine, weight = p[user], np.float32((end - begin) * len(order))
+            rows, biases = q[items[begin:end]].copy(), b[items[begin:end]].copy()
+            for epoch in range(len(order)):
+                for start in range(begin, end, size):
+                    stop = min(start + size, end)
+                    share = np.float32(2.0) / np.float32(stop - start)
+                    gradient[:] = 0
+                    gradient_a = np.float32(0)
+                    for j in range(start, stop):
+                        r = order[epoch, j]
+                        row = rows[r]
+                        dot = mean + biases[r] + a[user] - stars[begin + r]
+                        for k in range(factors):
+                            dot += row[k] * mine[k]
+                        dot *= share
+                        error[j - start] = dot
+                        gradient_a += dot
+                        for k in range(factors):
+                            gradient[k] += dot * row[k]
+                    for j in range(start, stop):
+                        r = order[epoch, j]
+                        row, dot, pull = rows[r], error[j - start], l2 * share
+                        for k in range(factors):
+                            row[k] -= client_rate * (dot * mine[k] + pull * row[k])
+                        biases[r] -= client_rate * (dot + pull * biases[r])
+                    for k in range(factors):
+                        mine[k] -= local_rate * (gradient[k] + 2 * l2 * mine[k])
+                    a[user] -= local_rate * (gradient_a + 2 * l2 * a[user])
+            for r in range(end - begin):
+                item = items[begin + r]
+                for k in range(factors):
+                    sum_q[item, k] += weight * (rows[r, k] - q[item, k])
+                sum_b[item] += weight * (biases[r] - b[item])
+        ratings = np.float32(bounds[-1] * len(order))
+        return q + sum_q / ratings, b + sum_b / ratings, p, a
+
+    numbers = [np.float32(data[n]) for n in ("client_rate", "local_rate", "l2")]
+    arrays = [data[n] for n in ("items", "stars", "order", "bounds", "q", "b", "p", "a")]
+    return lambda: run(*arrays, np.float32(data["mean"]), int(data["size"]), *numbers)[0]
+
+
+def jax_round(data):
+    """Returns a function that runs the round in JAX: clients of a like length side by side."""
+    import jax
+    import jax.numpy as jnp
+
+    q, b, size, mean = data["q"], data["b"], int(data["size"]), np.float32(data["mean"])
+    client_rate, local_rate, l2 = (np.float32(data[n]) for n in ("client_rate", "local_rate", "l2"))
+    bounds = data["bounds"]
+
+    def client(q, b, items, stars, valid, p, a, weight):
+        """Local steps of one client; each of its movies comes once, so rows move at the end."""
+
+        def step(state, batch):
+            p, a = state
+            items, stars, valid = batch
+            share = valid * 2 / jnp.maximum(valid.sum(), 1)
+            rows = q[items]
+            error = (rows @ p + b[items] + a + mean - stars) * share
+            pull = l2 * share
+            change_q = -client_rate * (error[:, None] * p + pull[:, None] * rows)
+            change_b = -client_rate * (error + pull * b[items])
+            any_real = valid[0] > 0
+            moved = p - local_rate * (error @ rows + 2 * l2 * p)
+            moved_a = a - local_rate * (error.sum() + 2 * l2 * a)
+            state = jnp.where(any_real, moved, p), jnp.where(any_real, moved_a, a)
+            return state, (change_q, change_b)
+
+        state, changes = jax.lax.scan(step, (p, a), (items, stars, valid))
+        return state, weight * changes[0], weight * changes[1]
+
+    @jax.jit
+    def bucket(q, b, items, stars, valid, p, a, weights):
+        state, change_q, change_b = jax.vmap(client, (None, None, 0, 0, 0, 0, 0, 0))(
+            q, b, items, stars, valid, p, a, weights
+        )
+        sum_q = jnp.zeros_like(q).at[items.ravel()].add(change_q.reshape(-1, q.shape[1]))
+        return state, sum_q, jnp.zeros_like(b).at[items.ravel()].add(change_b.ravel())
+
+    lengths = np.diff(bounds)
+    steps = -(-lengths // size)
+    capacity = 1 << np.maximum(np.ceil(np.log2(np.maximum(steps, 1))).astype(int), 2)
+    buckets = []
+    for length in np.unique(capacity):
+        users = np.flatnonzero(capacity == length)
+        arrays = [np.zeros((len(users), length * size), kind) for kind in (int, "f4", "f4")]
+        for row, user in enumerate(users):
+            part = slice(bounds[user], bounds[user + 1])
+            for array, values in zip(
+                arrays, (data["items"][part], data["stars"][part], 1), strict=True
+            ):
+                array[row, : lengths[user]] = values
+        arrays = [array.reshape(len(users), length, size) for array in arrays]
+        buckets.append((*arrays, data["p"][users], data["a"][users], lengths[users].astype("f4")))
+    buckets = jax.device_put(buckets)
+
+    def run():
+        sums = [bucket(q, b, *arrays)[1] for arrays in buckets]
+        return np.asarray(q + sum(sums) / np.float32(bounds[-1]))
+
+    return run
 
 
 def pfl_round(data):
@@ -149,8 +265,9 @@ def main() -> None:
     """Runs the round and prints what it took."""
     kind, path, repeats = sys.argv[1], sys.argv[2], int(sys.argv[3])
     data = dict(np.load(path))
-    run = {"numba": numba_round, "pfl": pfl_round}[kind](data)
-    if kind == "numba":
+    rounds = dict(numba=numba_round, numba_epochs=numba_epochs_round, jax=jax_round, pfl=pfl_round)
+    run = rounds[kind](data)
+    if kind != "pfl":
         run()  # compiles
     best = float("inf")
     for _ in range(repeats):

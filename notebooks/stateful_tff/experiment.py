@@ -1,6 +1,6 @@
 """One experiment: ratings, a model, a method and an engine put together once.
 
-Knows nothing that is not public in the rooms it puts together.
+Knows nothing of the inner parts of the rooms it puts together.
 """
 
 from __future__ import annotations
