@@ -107,6 +107,8 @@ class PackedRatings:
                 "most 256; round them, or use the per-client or the vectorized engine."
             )
         self.codes = codes.astype(np.uint8)
+        if not len(self.levels):
+            self.levels = np.zeros(1, np.float32)  # padding has a level, too
         owner = np.repeat(np.arange(len(self.counts)), self.counts)
         both = np.sort(owner * (np.int64(self.items.max(initial=0)) + 1) + self.items)
         twice = both[1:][both[1:] == both[:-1]]
