@@ -90,7 +90,7 @@ def test_many_clients_stand_in_blocks_that_are_alike(seed, count, epochs):
 def test_lengths_are_rounded_up_to_few(most):
     rounded = [rounded_up(length) for length in range(1, most + 1)]
     assert all(length <= up for length, up in enumerate(rounded, 1))
-    assert all(3 * up <= 4.01 * length + 4 for length, up in enumerate(rounded, 1))
+    assert all(2 * up <= 3 * length + 2 for length, up in enumerate(rounded, 1))
     assert len(set(rounded)) <= 2 * np.log2(most) + 2
 
 

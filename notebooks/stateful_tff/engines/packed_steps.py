@@ -129,7 +129,7 @@ def epoch(batches: Batches, rows: Rows, at, stars, users, user_rate, l2: float, 
         first = tf.concat([[True], tf.not_equal(block[1:], block[:-1])], axis=0)
 
         def step(t, users, lists):
-            users = tf.where(first[t], blocks[block[t]], users)
+            users = tf.where(first[t], tf.gather(blocks, tf.gather(block, t)), users)
             seen, mine = tf.gather(vectors, at[t]), share[t]
             error = tf.linalg.matvec(seen, users) - targets[t]
             pull = error * mine
