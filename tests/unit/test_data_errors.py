@@ -264,6 +264,7 @@ def damaged():
         (zipped({"ml-1m/ratings.dat": ""}), ["ratings.dat is empty"]),
         (zipped({"ml-1m/ratings.dat": DAT[:-5]}), ["ratings.dat, line 3", "timestamp"]),
     ],
+    ids=lambda part: "zip" if isinstance(part, bytes) else part[0],  # a zip holds the time
 )
 def test_a_bad_zip(tmp_path, content, words):
     path = tmp_path / "ml-1m.zip"
