@@ -65,21 +65,31 @@ def test_reading_the_file_in_the_same_process_does_not_give_its_lock_away(tmp_pa
         assert OPEN_ALREADY in other.stdout, other.stderr
 
 
+FORKED = """
+import os, sys
+from store_runs import open_store
+store = open_store(sys.argv[1])
+reader, writer = os.pipe()
+child = os.fork()
+if not child:  # lives on while the store is closed and opened again
+    os.close(writer)
+    os.read(reader, 1)
+    os._exit(0)
+try:
+    store.close()
+    open_store(sys.argv[1]).close()
+finally:
+    os.close(writer)
+    print("child ended with", os.waitpid(child, 0)[1])
+"""
+
+
 def test_a_forked_process_does_not_keep_the_lock(tmp_path):
-    store = open_store(tmp_path / "run.sqlite")
-    reader, writer = os.pipe()
-    child = os.fork()
-    if not child:  # lives on while the store is closed and opened again
-        os.close(writer)
-        os.read(reader, 1)
-        os._exit(0)
-    try:
-        store.close()
-        open_store(tmp_path / "run.sqlite").close()
-    finally:
-        os.close(reader)
-        os.close(writer)
-        os.waitpid(child, 0)
+    # In a process of its own: one that has run TensorFlow has too many threads to be forked.
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    command = [sys.executable, "-c", FORKED, str(tmp_path / "run.sqlite")]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert done.returncode == 0 and "child ended with 0" in done.stdout, done.stderr
 
 
 def test_many_runs_can_be_opened_at_once_in_an_empty_server(postgres_url):

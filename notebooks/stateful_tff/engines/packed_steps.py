@@ -251,7 +251,8 @@ def _rows_of_slots(shard: Shard, batches: Batches, number: int):
     """Returns where the next epoch finds its ratings' rows among those of epoch `number`."""
     real = tf.where(tf.reshape(batches.valid, [-1]) > 0)
     slots = tf.gather(tf.reshape(shard.slots[number], [-1]), real[:, 0])
-    rows = tf.scatter_nd(slots[:, None], tf.cast(real[:, 0], tf.int32), [tf.size(slots)])
+    length = tf.maximum(tf.size(slots), 1)  # what is no rating looks at row 0
+    rows = tf.scatter_nd(slots[:, None], tf.cast(real[:, 0], tf.int32), [length])
     return tf.gather(rows, shard.slots[number + 1])
 
 
