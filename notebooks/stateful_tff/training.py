@@ -144,8 +144,7 @@ def rounds(
         metrics = {k: np.asarray(v).item() for k, v in metrics.items()}
         fault = _fault(metrics, state, states, losses[0] if losses else None)
         if fault:
-            message = f"Round {number} diverged: {fault}."
-            raise DivergenceError(f"{message} Lower the learning rates.")
+            raise DivergenceError(f"Round {number} diverged: {fault}. Lower the learning rates.")
         losses.append(metrics["loss"])
         seconds = time.perf_counter() - start
         metrics |= {"seconds": seconds, "preparation": prepared}

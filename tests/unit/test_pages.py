@@ -181,13 +181,10 @@ def test_our_own_messages_are_quoted_as_the_code_says_them():
         "The model of model_fn has no …; chapter 3 adds them.",
         "A variable is both local and global; it must be one of the two.",
         "A cohort of … cannot be drawn from … clients; choose a size from 1 to ….",
-        "Client … is in the cohort twice; ask it once.",
+        "Client … is named twice; name every client once.",
         "… predictions cannot be judged on … ratings.",
-        "The state of client … is not finite; lower the learning rates.",
-        "A state came back for client …, who was not asked.",
-        "No state came back for client …; the round kept none.",
-        "Client … returned two states; the round kept none.",
-        "Client … is unknown: the registry holds clients 0 to ….",
+        "Client … was asked … times and returned … states; nothing of the round was kept.",
+        "Client … is unknown: ids run from 0 to ….",
         "… is not a sound zip (…); download it again.",
         "Notice: this runs on synthetic ratings instead of MovieLens-1M. …",
         "The disk is full: the environment for TFF takes about 3 GB, so free some space and ….",
@@ -200,8 +197,6 @@ def test_our_own_messages_are_quoted_as_the_code_says_them():
         "The Python that ran your cells has ended (…; SIGKILL often means that memory ran out) "
         "and its variables are gone; run the set-up cell and the cells after it again.",
         "This cell did not run to its end (…); run it again.",
-        "client_state_fn makes local weights of …, but the model has …; build both from one "
-        "model_fn.",
         "STATEFUL_TFF_DATA names …, which holds no …; name a folder that holds the zip, or the "
         "word synthetic.",
     )

@@ -48,9 +48,10 @@ from stateful_tff.stores import MemoryStore, SqlStore
 
 @pytest.fixture(scope="module")
 def pair():
+    before = session.workers()  # an earlier test's, of TFF's own runtime
     with start_workers(2, **QUICK) as two:
         yield two
-    assert session.workers() == []
+    assert set(session.workers()) <= set(before)
 
 
 @pytest.fixture(scope="module")

@@ -31,11 +31,11 @@ class Optimizers:
 
     def __attrs_post_init__(self):
         """Checks the kinds."""
-        for name in ("server", "client", "local"):
-            optimizer = getattr(self, name)
+        for kind in ("server", "client", "local"):
+            name, optimizer = f"{kind}_optimizer", getattr(self, kind)
             if not isinstance(optimizer, Optimizer):
                 raise TypeError(
-                    f"{name}_optimizer must be an optimizer of tff.learning.optimizers, such as "
+                    f"{name} must be an optimizer of tff.learning.optimizers, such as "
                     f"build_sgdm(0.1), not {type(optimizer).__name__}."
                 )
 
