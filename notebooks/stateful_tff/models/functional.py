@@ -83,9 +83,10 @@ class VariableFunctionalModel(tff.learning.models.VariableModel):
         """Returns a batch's mean loss, and adds the batch to the metrics."""
         x, y = batch_input["x"], batch_input["y"]
         size = tf.shape(x)[0]
-        sums = self._functional.batch_sums(
-            self.global_model_variables, self.local_model_variables, x, y, size
-        )
+        # As tensors: what a loss does with a variable runs even where nobody uses the result.
+        groups = self.global_model_variables, self.local_model_variables
+        weights = ([variable.read_value() for variable in group] for group in groups)
+        sums = self._functional.batch_sums(*weights, x, y, size)
         for variable, value in zip(self.local_variables, tf.nest.flatten(sums), strict=True):
             variable.assign_add(value)
         loss = sums["loss"][0] / tf.cast(size, tf.float32)
