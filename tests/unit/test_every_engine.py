@@ -67,7 +67,7 @@ BUILDERS = {
 # that differ in the types of their data or states.
 KINDS = ["stateful", "FedRecon, split", "rebuilt at first visit", "FedAvg", KEEPING]
 # Building a vectorized process takes longest; these methods differ most on a table of items.
-ON_TABLES = ["stateful", "FedRecon, joint", "touched rows"]
+ON_TABLES = ["FedRecon, joint", "touched rows"]
 # Where the rounds of an engine run, and the methods that are tried there.
 WAYS = {
     "factorization": {
@@ -84,7 +84,7 @@ WAYS = {
         ("per client", "workers"): KINDS[:1],
         ("packed", "here"): METHODS,
         ("vectorized", "here"): METHODS,
-        ("vectorized", "TFF"): KINDS[1:2],
+        ("vectorized", "TFF"): KINDS[:1],
     },
 }
 CASES = [
