@@ -33,11 +33,12 @@ class GraphFunction:
             lambda: tf.graph_util.import_graph_def(graph_def, name=""), []
         )
         element = wrapped.graph.as_graph_element
-        has_parameter = proto.HasField("parameter")
-        self._run = wrapped.prune(
-            [element(name) for name in _names(proto.parameter)] if has_parameter else [],
-            [element(name) for name in _names(proto.result)],
-        )
+        feeds = _names(proto.parameter) if proto.HasField("parameter") else []
+        feeds = [element(name) for name in feeds]
+        pruned = wrapped.prune(feeds, [element(name) for name in _names(proto.result)])
+        # Called directly, a pruned function first fails to bind its arguments, and prints them all.
+        traced = tf.function(lambda *parts: pruned(*parts), autograph=False)
+        self._run = traced.get_concrete_function(*map(tf.TensorSpec.from_tensor, feeds))
         start = proto.initialize_op
         self._start = wrapped.prune([], [element(start)]) if start else None
         self._result_type = computation.type_signature.result
