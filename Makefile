@@ -60,10 +60,11 @@ repository: .venv/lock  ## say where the book lives: make repository URL=https:/
 	$(PYTHON) tools/repository.py --set "$(URL)"
 	$(PYTHON) tools/export.py --write $(CHAPTERS)
 
-bench: .venv/lock .venv-bench/lock  ## measure speed on MovieLens-1M; writes experiments/results
+bench: .venv/lock .venv-bench/lock .venv-fedjax/lock  ## measure speed on MovieLens-1M; writes experiments/results
 	$(PYTHON) -m experiments.benchmarks.data_pipeline
 	$(PYTHON) -m experiments.benchmarks.colab_bridge
 	$(PYTHON) -m experiments.benchmarks.cohort_speed --outside .venv-bench/bin/python
+	$(PYTHON) -m experiments.benchmarks.any_model_speed --outside .venv-fedjax/bin/python
 	$(PYTHON) -m experiments.benchmarks.commit_costs
 	$(PYTHON) -m experiments.kill_and_resume --kills 100 --process packed --record
 	$(PYTHON) -m experiments.kill_and_resume --kills 100 --process stand-in --record
@@ -95,6 +96,11 @@ lock: .venv/lock  ## resolve requirements.in into requirements.txt
 .venv-bench/lock: experiments/benchmarks/requirements.txt .venv/lock
 	$(PYTHON) -m venv --clear .venv-bench
 	.venv-bench/bin/python -m pip install -qq -r experiments/benchmarks/requirements.txt
+	@touch $@
+
+.venv-fedjax/lock: experiments/benchmarks/requirements_fedjax.txt .venv/lock
+	$(PYTHON) -m venv --clear .venv-fedjax
+	.venv-fedjax/bin/python -m pip install -qq -r experiments/benchmarks/requirements_fedjax.txt
 	@touch $@
 
 clean:  ## remove what was built; the environment and downloaded data stay

@@ -242,7 +242,7 @@ def outside(python, ratings, store, clients, sizes, results, kinds, epochs=1):
                 table, expected = np.load(path + ".out.npy"), results[size].model_weights[0]
                 moved = np.abs(np.asarray(expected) - q).max()
                 difference = float(np.abs(table - expected).max() / moved)
-                row(name, size, **found, difference=difference, data=ratings.name)
+                row(name, size, **found, difference=f"{difference:.1e}", data=ratings.name)
 
 
 def _in_order(counts):

@@ -1,8 +1,9 @@
-"""One round outside TFF, for comparison: compiled by Numba, in plain JAX, or by pfl-research.
+"""One round outside TFF, for comparison: by Numba, plain JAX, pfl-research or FedJAX.
 
-Called by cohort_speed.py with the Python of another environment (requirements.txt here):
+Called by cohort_speed.py with the Python of another environment (requirements.txt here), and by
+any_model_speed.py (requirements_fedjax.txt):
 
-    python outside.py numba|numba_epochs|jax|pfl data.npz repeats
+    python outside.py numba|numba_epochs|jax|pfl|fedjax data.npz repeats
 
 Reads the round from the file, prints the seconds of the fastest repeat and the peak memory as
 JSON, and writes the trained item table to `data.npz` + ".out.npy".
@@ -261,11 +262,73 @@ def pfl_round(data):
     return run
 
 
+def fedjax_round(data):
+    """Returns a function that runs a network's round in FedJAX; heads are client input."""
+    import fedjax
+    import jax
+    import jax.numpy as jnp
+
+    rate, own_rate, server_rate = (
+        np.float32(data[n]) for n in ("client_rate", "local_rate", "server_rate")
+    )
+    weights = [data[f"w{i}"] for i in range(4)]
+    body, head = weights[:2], weights[2:]
+
+    def loss(body, head, batch):
+        logits = jax.nn.relu(batch["x"] @ body[0] + body[1]) @ head[0] + head[1]
+        labels = batch["y"].astype(int)
+        chosen = jnp.take_along_axis(jax.nn.log_softmax(logits), labels[:, None], axis=1)
+        return -chosen.mean()
+
+    def init(shared, own):
+        return {"body": shared, "head": own, "examples": jnp.zeros(())}
+
+    def step(state, batch):
+        body, head = jax.grad(loss, (0, 1))(state["body"], state["head"], batch)
+        return {
+            "body": [w - rate * g for w, g in zip(state["body"], body, strict=True)],
+            "head": [w - own_rate * g for w, g in zip(state["head"], head, strict=True)],
+            "examples": state["examples"] + len(batch["y"]),
+        }
+
+    def final(shared, state):
+        changes = [state["examples"] * (n - o) for n, o in zip(state["body"], shared, strict=True)]
+        return changes, state["head"], state["examples"]
+
+    steps, ends = iter(data["steps"]), np.cumsum(data["sizes"])
+    batches = [
+        {"x": data["x"][end - size : end], "y": data["y"][end - size : end]}
+        for end, size in zip(ends, data["sizes"], strict=True)
+    ]
+    turn = iter(batches)
+    clients = [(i, [next(turn) for _ in range(n)], head) for i, n in enumerate(steps)]
+    for_each_client = fedjax.for_each_client(init, step, final)
+
+    @jax.jit
+    def add(total, changes):
+        return [a + b for a, b in zip(total, changes, strict=True)]
+
+    def run():
+        heads, total, examples = {}, [jnp.zeros_like(w) for w in body], 0.0
+        for client, (changes, own, weight) in for_each_client(body, clients):
+            heads[client] = own
+            total, examples = add(total, changes), examples + weight
+        return np.asarray(body[0] + server_rate * total[0] / examples)
+
+    return run
+
+
 def main() -> None:
     """Runs the round and prints what it took."""
     kind, path, repeats = sys.argv[1], sys.argv[2], int(sys.argv[3])
     data = dict(np.load(path))
-    rounds = dict(numba=numba_round, numba_epochs=numba_epochs_round, jax=jax_round, pfl=pfl_round)
+    rounds = dict(
+        numba=numba_round,
+        numba_epochs=numba_epochs_round,
+        jax=jax_round,
+        pfl=pfl_round,
+        fedjax=fedjax_round,
+    )
     run = rounds[kind](data)
     if kind != "pfl":
         run()  # compiles
