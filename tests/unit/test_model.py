@@ -1,5 +1,8 @@
 """The Keras model of chapter 2: shapes, sides, gradients, penalties, and what it refuses."""
 
+import copy
+import pickle
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -316,3 +319,39 @@ def test_predict_refuses_weights_of_another_specification(biases):
         weights = weights[0][:1], weights[1][:1]
     with pytest.raises(ValueError, match="global weights"):
         MatrixFactorization(4, 2, biases=biases).predict(*weights, [0], [0])
+
+
+SPECS = {
+    "plain": MatrixFactorization(7, 3, seed=1),
+    "all": MatrixFactorization(7, 3, biases=True, mean_rating=3.5, l2=0.1, seed=2),
+}
+WAYS = {
+    ".keras": lambda model, folder: saved_and_loaded(model, folder / "model.keras"),
+    ".h5": lambda model, folder: saved_and_loaded(model, folder / "model.h5"),
+    "folder": lambda model, folder: saved_and_loaded(model, folder / "model"),
+    "deepcopy": lambda model, folder: copy.deepcopy(model),
+    "pickle": lambda model, folder: pickle.loads(pickle.dumps(model)),
+    "json": lambda model, folder: tf.keras.models.model_from_json(model.to_json()),
+    "clone": lambda model, folder: tf.keras.models.clone_model(model),
+}
+
+
+def saved_and_loaded(model, path):
+    model.save(path)
+    return tf.keras.models.load_model(path)
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("name", SPECS)
+def test_a_copy_of_the_keras_model_is_the_same_model(name, way, tmp_path):
+    model, items = SPECS[name].keras_model(), np.arange(7)[:, None]
+    copied = WAYS[way](model, tmp_path)
+    if way in ("json", "clone"):  # these copy the layers and not their weights
+        copied.set_weights(model.get_weights())
+    for side in (local_model_variables, global_model_variables):
+        for own, other in zip(side(model), side(copied), strict=True):
+            assert own is not other
+            np.testing.assert_array_equal(own.numpy(), other.numpy())
+    np.testing.assert_allclose(copied(items), model(items), rtol=1e-6)
+    assert len(copied.losses) == len(model.losses)
+    np.testing.assert_allclose(sum(copied.losses), sum(model.losses), rtol=1e-6)

@@ -179,7 +179,9 @@ def test_our_own_messages_are_quoted_as_the_code_says_them():
         "Round … diverged: …. Lower the learning rates.",
         "… must be an optimizer of tff.learning.optimizers, such as build_sgdm(0.1), not ….",
         "The model of model_fn has no …; chapter 3 adds them.",
-        "A variable is both local and global; it must be one of the two.",
+        "… is both local and global; it must be one of the two.",
+        "… is neither local nor global, so nobody would keep it; name each variable of the model "
+        "in one of the two groups.",
         "A cohort of … cannot be drawn from … clients; choose a size from 1 to ….",
         "Client … is named twice; name every client once.",
         "… predictions cannot be judged on … ratings.",

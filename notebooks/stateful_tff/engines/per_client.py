@@ -39,7 +39,7 @@ def build_process(method: Method, model_fn: Callable, optimizers: Optimizers) ->
         A process; the lists of `next` have one entry for each client.
     """
     model_fn = getattr(model_fn, "model_fn", model_fn)
-    types = model_types(model_fn, len(method.passes))
+    optimizers, *types = model_types(model_fn, optimizers, method.passes)
 
     def trainer_fn():
         return VariableTrainer(model_fn(), optimizers)

@@ -26,7 +26,7 @@ import attrs
 import tensorflow as tf
 import tensorflow_federated as tff
 
-from .types import stacked_type
+from .types import stacked_type, weighted, weighted_mean
 from ..methods.method import Method
 from ..methods.optimizers import specs
 from ..state import ClientState, ServerState
@@ -37,7 +37,7 @@ def sums_of(output) -> OrderedDict:
     """Returns what a client sends, in a form that adds up over clients."""
     weight = output.client_weight
     return OrderedDict(
-        weighted_delta=[weight * delta for delta in output.weights_delta],
+        weighted_delta=[weighted(d, weight) for d in output.weights_delta],
         client_weight=weight,
         metrics=output.metrics,
     )
@@ -46,7 +46,7 @@ def sums_of(output) -> OrderedDict:
 def finished(method, optimizer, finalizers, server_state, sums) -> tuple:
     """Divides the sums, moves the server, and finalizes the metrics."""
     total, delta = sums["client_weight"], sums["weighted_delta"]
-    mean = [tf.math.divide_no_nan(part, total) for part in delta]
+    mean = [weighted_mean(part, total) for part in delta]
     state = method.server_update(server_state, optimizer, mean, total)
     parts = sums["metrics"]
     metrics = [(name, last(parts[name])) for name, last in finalizers.items()]

@@ -26,7 +26,10 @@ class UsersAtServer:
         own = [tf.gather(table, client_state.index) for table in tables]
         trained = trainer.train(data, received, own)
         mine = tf.one_hot(client_state.index, tables[0].shape[0])
-        rows = [tf.tensordot(mine, new, axes=0) for new in difference(trained.local_weights, own)]
+        rows = [
+            tf.reshape(tf.cast(mine, new.dtype), [-1] + [1] * new.shape.rank) * new[None]
+            for new in difference(trained.local_weights, own)
+        ]
         delta = difference(trained.global_weights, received) + rows
         return ClientOutput(delta, trained.num_examples, trained.metrics, client_state)
 

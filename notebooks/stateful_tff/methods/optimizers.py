@@ -8,6 +8,8 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_federated as tff
 
+from ..checks import finite_number
+
 Optimizer = tff.learning.optimizers.Optimizer
 
 
@@ -23,6 +25,8 @@ class Optimizers:
 
     Raises:
         TypeError: if one is not an optimizer of TFF's.
+        ValueError: if one cannot take a step, changes the kind of its state, or has a rate that
+            is not finite.
     """
 
     server: Optimizer = attrs.field()
@@ -38,11 +42,53 @@ class Optimizers:
                     f"{name} must be an optimizer of tff.learning.optimizers, such as "
                     f"build_sgdm(0.1), not {type(optimizer).__name__}."
                 )
+            _refuse_unfit(name, optimizer)
+
+
+def _refuse_unfit(name: str, optimizer: Optimizer) -> None:
+    """Refuses an optimizer that does not keep its kind of state from step to step, by trying it.
+
+    A round is a graph, and what it returns is what the next one takes.
+    """
+    with tf.Graph().as_default():
+        weights = (tf.ones([2, 3]), tf.ones([2]))
+        try:
+            first = initial_state(optimizer, weights)
+            own = with_own_rates(optimizer, first, weights)
+            after = tf.nest.map_structure(
+                tf.convert_to_tensor, optimizer.next(own, weights, weights)[0]
+            )
+            tf.nest.assert_same_structure(first, after)
+            kinds = [[(p.dtype, p.shape) for p in tf.nest.flatten(s)] for s in (first, after)]
+            cause, fits = None, kinds[0] == kinds[1]
+        except Exception as error:
+            cause, fits = error, False
+        rates = optimizer.get_hparams(optimizer.initialize(specs(weights))) if fits else {}
+    if not fits:
+        raise ValueError(
+            f"{name} is {type(optimizer).__name__.strip('_')}, whose state is of another kind "
+            "after a step, and rounds need one kind; use another one of tff.learning.optimizers, "
+            "such as build_sgdm(0.1) or build_adam(0.01)."
+        ) from cause
+    for rate, value in rates.items():
+        if isinstance(value, float | np.floating):
+            finite_number(f"The {rate} of {name}", value)
 
 
 def sgd(server: float, client: float, local: float) -> Optimizers:
-    """Returns plain SGD at the server, for the global and for the local weights."""
-    return Optimizers(*map(tff.learning.optimizers.build_sgdm, (server, client, local)))
+    """Returns plain SGD at the server, for the global and for the local weights.
+
+    Raises:
+        TypeError: if a rate is no number.
+        ValueError: if it is not finite or negative.
+    """
+    rates = {"server": server, "client": client, "local": local}
+    return Optimizers(
+        **{
+            name: tff.learning.optimizers.build_sgdm(finite_number(f"The {name} rate", rate, 0))
+            for name, rate in rates.items()
+        }
+    )
 
 
 def specs(weights) -> tuple[tf.TensorSpec, ...]:
@@ -63,9 +109,17 @@ def with_own_rates(optimizer: Optimizer, state, weights, rate: float | None = No
         state: its state.
         weights: what it moves.
         rate: a learning rate in place of the optimizer's own.
+
+    Raises:
+        ValueError: if the optimizer has no learning rate that can be replaced, as with a schedule.
     """
     rates = optimizer.get_hparams(optimizer.initialize(specs(weights)))
     if rate is not None:
+        if "learning_rate" not in rates:
+            raise ValueError(
+                f"The rate {rate} cannot take the place of the local optimizer's own, which "
+                "follows a schedule; leave the rate out, or use an optimizer without schedule."
+            )
         rates["learning_rate"] = np.float32(rate)
     return optimizer.set_hparams(state, tf.nest.map_structure(tf.convert_to_tensor, rates))
 
@@ -122,8 +176,55 @@ def step_in_place(optimizer: Optimizer, state, variables, gradients):
     return state
 
 
+class SomeWeights(Optimizer):
+    """Moves the weights that are trained by an optimizer, and the others by their change alone.
+
+    The others are statistics, counters and frozen weights. Their gradient is zero at a client; at
+    the server it is their mean change with the other sign, so statistics end at the mean of the
+    clients' whatever the optimizer is. Counters are rounded.
+
+    Args:
+        inner: the optimizer.
+        trained: for each weight whether it is trained; what comes after these is.
+    """
+
+    def __init__(self, inner: Optimizer, trained: tuple[bool, ...]):
+        """See the class."""
+        self.inner, self._trained = inner, trained
+
+    def _split(self, weights) -> tuple[tuple, list[bool]]:
+        trained = [*self._trained, *[True] * len(weights)][: len(weights)]
+        return tuple(w for w, t in zip(weights, trained, strict=True) if t), trained
+
+    def initialize(self, specs):
+        """Returns the state of the optimizer of the trained weights."""
+        return self.inner.initialize(self._split(tuple(specs))[0])
+
+    def next(self, state, weights, gradients):
+        """Takes a step; gradients may be of a wider type than their weights."""
+        some, trained = self._split(weights)
+        pull = self._split(gradients)[0]
+        pull = tuple(tf.cast(g, w.dtype) for g, w in zip(pull, some, strict=True))
+        state, moved = self.inner.next(state, some, pull)
+        moved, after = iter(moved), []
+        for weight, gradient, is_trained in zip(weights, gradients, trained, strict=True):
+            whole = weight.dtype.is_integer and gradient.dtype.is_floating
+            change = tf.cast(tf.round(gradient) if whole else gradient, weight.dtype)
+            after.append(next(moved) if is_trained else weight - change)
+        return state, tuple(after)
+
+    def get_hparams(self, state):
+        """Returns those of the optimizer."""
+        return self.inner.get_hparams(state)
+
+    def set_hparams(self, state, hparams):
+        """Returns a state of the optimizer with other ones."""
+        return self.inner.set_hparams(state, hparams)
+
+
 def _leaves_untouched_rows(optimizer: Optimizer) -> bool:
     """Tells whether rows with a zero gradient can be left out of a step, by trying it."""
+    optimizer = getattr(optimizer, "inner", optimizer)
     with tf.Graph().as_default(), tf.compat.v1.Session() as session:
         weight, gradient = tf.ones([2, 1]), tf.zeros([2, 1])
         state = optimizer.initialize(specs([weight]))

@@ -30,6 +30,16 @@ class Trained:
     metrics = attrs.field()
 
 
+def trained_ones(model, variables) -> tuple[bool, ...]:
+    """Tells of some variables of a model which of them a step may move.
+
+    Frozen ones, statistics and counters are not: those that the model does not name as trainable,
+    those that are not trainable by themselves, and those of whole numbers.
+    """
+    named = {id(variable) for variable in model.trainable_variables}
+    return tuple(id(v) in named and v.trainable and v.dtype.is_floating for v in variables)
+
+
 class VariableTrainer:
     """Trains a `VariableModel` on a `tf.data.Dataset`, batch by batch.
 
@@ -79,6 +89,8 @@ class VariableTrainer:
         model, optimizers = self.model, self.optimizers
         groups = model.global_model_variables, model.local_model_variables
         in_motion = moves in (GLOBAL, BOTH), moves in (LOCAL, BOTH)
+        start = global_weights, local_weights
+        trained = [trained_ones(model, group) for group in groups]
         kept = bool(tf.nest.flatten(optimizer_state))
         data = data.with_options(_without_tuning())
 
@@ -99,6 +111,10 @@ class VariableTrainer:
                 gradients = tape.gradient(output.loss, groups)
                 if adjust is not None:
                     gradients = adjust(*_dense(gradients, groups))
+                gradients = [
+                    [g if moved else None for g, moved in zip(*pair, strict=True)]
+                    for pair in zip(gradients, trained, strict=True)
+                ]
                 if in_motion[0]:
                     client_state = step_in_place(
                         optimizers.client, client_state, groups[0], gradients[0]
@@ -108,7 +124,11 @@ class VariableTrainer:
                         optimizers.local, local_state, groups[1], gradients[1]
                     )
                 num_examples += tf.cast(output.num_examples, tf.float32)
-            values = [[variable.read_value() for variable in group] for group in groups]
+            # Statistics change with each batch, also those of a group that stays as it is.
+            values = [
+                [v.read_value() for v in group] if moving else list(map(tf.identity, before))
+                for group, moving, before in zip(groups, in_motion, start, strict=True)
+            ]
             metrics = model.report_local_unfinalized_metrics()
             return (*values, local_state if kept else (), num_examples, metrics)
 
@@ -212,15 +232,24 @@ class FunctionalTrainer:
                 tape.watch(weights)
                 sums = self.model.batch_sums(*map(list, weights), data.x[t], data.y[t], size)
                 mean = sums["loss"][0] / tf.cast(tf.maximum(size, 1), tf.float32)
-            gradients = tape.gradient(mean, weights, unconnected_gradients="zero")
+            gradients = tape.gradient(mean, weights)
+            unused = [[gradient is None for gradient in group] for group in gradients]
+            gradients = tuple(
+                tuple(tf.zeros_like(w) if g is None else g for g, w in zip(*pair, strict=True))
+                for pair in zip(gradients, weights, strict=True)
+            )
             if adjust is not None:
                 gradients = tf.nest.map_structure(tf.convert_to_tensor, adjust(gradients, weights))
             after, states_after = list(weights), list(states)
             for group in range(2):
                 if in_motion[group]:
-                    states_after[group], after[group] = optimizers[group].next(
+                    states_after[group], moved = optimizers[group].next(
                         states[group], weights[group], tuple(gradients[group])
                     )
+                    if adjust is None:  # a weight that the loss does not use stays as it is
+                        pairs = zip(unused[group], weights[group], moved, strict=True)
+                        moved = tuple(old if alone else new for alone, old, new in pairs)
+                    after[group] = moved
             after, states_after = tf.nest.map_structure(
                 lambda new, old: tf.where(size > 0, new, old),
                 (tuple(after), tuple(states_after)),

@@ -17,6 +17,7 @@ from ..checks import whole_number
 
 
 # %% ../../02_keras_model.ipynb #bac516a4
+@tf.keras.utils.register_keras_serializable("stateful_tff")
 class UserEmbedding(tf.keras.layers.Layer):
     """The private vector of one user, handed out once per example of a batch.
 
@@ -35,9 +36,8 @@ class UserEmbedding(tf.keras.layers.Layer):
 
     def build(self, input_shape):
         """Makes the weight."""
-        self.embedding = self.add_weight(
-            "embedding", [1, self.num_factors], initializer=self.initializer
-        )
+        row, start = [1, self.num_factors], self.initializer
+        self.embedding = self.add_weight("embedding", row, initializer=start)
         super().build(input_shape)
 
     def call(self, inputs):
