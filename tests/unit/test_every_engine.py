@@ -30,9 +30,14 @@ from stateful_tff.engines.per_client import build_process
 from stateful_tff.engines.vectorized import build_vectorized_process
 from stateful_tff.engines.workers import OverWorkers, start_workers
 from stateful_tff.methods import (
+    LOCAL,
+    Phase,
     alternating,
+    equal_weights,
     fed_avg,
     fed_recon,
+    in_phases,
+    keep_nothing,
     keep_optimizer_state,
     local_only,
     rebuilt_at_first_visit,
@@ -55,6 +60,10 @@ METHODS = {
     "FedAvg": fed_avg(NUM_USERS),
     "local only": local_only(2, "support"),
     "two epochs": in_epochs(2),
+    "solved": in_phases(
+        "solved", Phase("all", LOCAL, solve=True), Phase("all"), client_state_fn=keep_nothing
+    ),
+    "equal weights": equal_weights(stateful),
     KEEPING: attrs.evolve(stateful, client_state_fn=keep_optimizer_state),
 }
 MOMENTUM = attrs.evolve(RATES, local=SGD(0.05, momentum=0.9))

@@ -16,7 +16,8 @@ from ..methods.method import Method, client_update
 from ..methods.optimizers import Optimizers, plain_rate
 from ..methods.phases import InPhases, Phase
 from ..methods.touched_rows import TouchedRows
-from ..methods.trainers import BOTH, GLOBAL, LOCAL, FunctionalTrainer
+from ..methods.trainers import BOTH, GLOBAL, LOCAL, FunctionalTrainer, checked_solve
+from ..methods.weighting import taken_apart
 from ..models import MatrixFactorization, ModelFn, functional_matrix_factorization
 from .packed_steps import local_steps, separate, user_rows
 from .packing import BLOCK, LARGEST_PART, PackedRatings, shard_type, shards
@@ -49,7 +50,8 @@ def build_packed_process(
             f"The packed engine runs MatrixFactorization only, not {type(model).__name__}; use "
             "the per-client or the vectorized engine."
         )
-    phases = _phases(method)
+    plain, weigh = taken_apart(method)
+    phases = _phases(plain, spec)
     functional = functional_matrix_factorization(spec)  # its weights are the first ones
     rates = [
         plain_rate(name, optimizer)
@@ -72,7 +74,7 @@ def build_packed_process(
         )
 
     def work(trainer, data, client_state, message):
-        return part_work(method, phases, spec, rates, trainer, data, client_state, message)
+        return part_work(plain, phases, spec, rates, weigh, trainer, data, client_state, message)
 
     kept = {}
 
@@ -103,7 +105,7 @@ def build_packed_process(
     return FederatedProcess(functions, inputs, client_state_fn)
 
 
-def _phases(method: Method) -> tuple[Phase, ...]:
+def _phases(method: Method, spec: MatrixFactorization) -> tuple[Phase, ...]:
     """Returns the phases of a method, and refuses those that the packed steps do not know."""
     update = method.client_update
     phases = update.phases if isinstance(update, InPhases) else (Phase(),)
@@ -119,10 +121,16 @@ def _phases(method: Method) -> tuple[Phase, ...]:
             f"The packed engine lets the items move in the last phase only, and {method.name!r} "
             "moves them before; use the per-client or the vectorized engine."
         )
+    solving = [checked_solve(phase.moves) for phase in phases if phase.solve]
+    if solving and not spec.l2 > 0:
+        raise ValueError(
+            f"{method.name!r} solves for the users, which has one solution only where the model "
+            "has a penalty; give it an l2 above zero."
+        )
     return phases
 
 
-def part_work(method, phases, spec, rates, trainer, data, client_state, message) -> tuple:
+def part_work(method, phases, spec, rates, weigh, trainer, data, client_state, message) -> tuple:
     """Does for all clients of a part what a method's `client_update` does for one.
 
     Args:
@@ -130,6 +138,7 @@ def part_work(method, phases, spec, rates, trainer, data, client_state, message)
         phases: its phases.
         spec: the model.
         rates: the rates of the items and of the users.
+        weigh: from the clients' numbers of examples to their weights.
         trainer: holds the model's first weights.
         data: a `Shard` for each phase.
         client_state: the clients' states, stacked in the order of `Shard.index`.
@@ -155,8 +164,10 @@ def part_work(method, phases, spec, rates, trainer, data, client_state, message)
     for phase, shard in zip(phases, data, strict=True):
         item_rate = rates[0] if phase.moves in (GLOBAL, BOTH) else None
         own_rate = rates[1] if phase.rate is None else phase.rate
-        user_rate = own_rate if phase.moves in (LOCAL, BOTH) else None
-        done = local_steps(shard, items, users, spec, item_rate, user_rate, phase.epochs)
+        user_rate = own_rate if phase.moves in (LOCAL, BOTH) and not phase.solve else None
+        done = local_steps(
+            shard, items, users, spec, item_rate, user_rate, phase.epochs, weigh, phase.solve
+        )
         if phase.when is None:
             users = done.users
         else:

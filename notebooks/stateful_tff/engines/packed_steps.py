@@ -164,6 +164,68 @@ def epoch(batches: Batches, rows: Rows, at, stars, users, user_rate, l2: float, 
     return Epoch(ended, trail, errors, tf.reshape(moved[0], [-1, width]) if moved else None)
 
 
+def solved_users(batches: Batches, rows: Rows, at, stars, users, l2: float):
+    """Returns the users at the minimum of their losses, with the item rows frozen.
+
+    Each user solves its ridge regression `(sum_j q_j q_j' + n l2 I) u = sum_j q_j r_j` over its
+    n ratings; one without ratings stays as it is.
+
+    Args:
+        batches: made by `batches_of`.
+        rows: the item rows.
+        at: int32[s, 16, batch_size], each rating's row.
+        stars: float32[s, 16, batch_size], the ratings without the model's constant.
+        users: float32[blocks * 16, K], vectors and biases before.
+        l2: the model's penalty, above zero.
+    """
+    shard, width = batches.shard, users.shape[1]
+
+    @tf.function(jit_compile=True, autograph=False)
+    def normal_equations(vectors, at, targets, valid, block, num_steps, blocks):
+        shapes = [(BLOCK, width, width), (BLOCK, width)]
+        first = tf.concat([[True], tf.not_equal(block[1:], block[:-1])], axis=0)
+
+        def step(t, sums, lists):
+            seen, mine = tf.gather(vectors, at[t]), valid[t]
+            own = seen * mine[:, :, None]
+            added = [
+                tf.matmul(own, seen, transpose_a=True),
+                tf.linalg.matvec(own, targets[t], transpose_a=True),
+            ]
+            sums = [
+                new + tf.where(first[t], 0.0, old) for new, old in zip(added, sums, strict=True)
+            ]
+            lists = [
+                _put(one, tf.gather(block, t), part) for one, part in zip(lists, sums, strict=True)
+            ]
+            return t + 1, sums, lists
+
+        *_, lists = tf.while_loop(
+            lambda t, *_: t < num_steps,
+            step,
+            (
+                0,
+                [tf.zeros(shape) for shape in shapes],
+                [_new_list(tf.size(blocks), shape) for shape in shapes],
+            ),
+        )
+        return [
+            _stacked(one, tf.size(blocks), shape) for one, shape in zip(lists, shapes, strict=True)
+        ]
+
+    targets = stars - tf.gather(rows.biases, at)
+    squares, products = normal_equations(
+        rows.vectors, at, targets, batches.valid, shard.block, shard.steps, shard.last
+    )
+    some = tf.reshape(batches.num_examples, [-1, BLOCK]) > 0
+    penalty = np.float32(l2) * tf.maximum(tf.reshape(batches.num_examples, [-1, BLOCK]), 1.0)
+    squares = tf.where(some[..., None, None], squares, 0.0)
+    squares += penalty[..., None, None] * tf.eye(width)
+    solved = tf.linalg.cholesky_solve(tf.linalg.cholesky(squares), products[..., None])[..., 0]
+    before = tf.reshape(users, [-1, BLOCK, width])
+    return tf.reshape(tf.where(some[..., None], solved, before), [-1, width])
+
+
 def _new_list(length, shape):
     """Returns a list for so many tensors of one shape; compiled, it is one block of memory."""
     return tf.raw_ops.TensorListReserve(
@@ -204,7 +266,9 @@ class Pass:
     batches = attrs.field()
 
 
-def local_steps(shard: Shard, weights, users, spec, item_rate, user_rate, epochs: int) -> Pass:
+def local_steps(
+    shard: Shard, weights, users, spec, item_rate, user_rate, epochs: int, weigh, solve=False
+) -> Pass:
     """Takes the local steps of all clients of a shard; a rate of `None` freezes its group.
 
     Args:
@@ -215,6 +279,8 @@ def local_steps(shard: Shard, weights, users, spec, item_rate, user_rate, epochs
         item_rate: of plain SGD on the items, or `None`.
         user_rate: of plain SGD on the users, or `None`.
         epochs: passes over the ratings, the first axis of the shard's.
+        weigh: from the clients' numbers of examples, float32[n], to their weights.
+        solve: set the users to the minimum of their losses, in place of steps.
     """
     batches, items = batches_of(shard), item_rows(weights, spec)
     own_rows = item_rate is not None and epochs > 1
@@ -234,7 +300,9 @@ def local_steps(shard: Shard, weights, users, spec, item_rate, user_rate, epochs
             rows = Rows(done.moved, _moved_biases(batches, rows, at, done.errors, item_rate, spec))
         if number + 1 < epochs:
             at = _rows_of_slots(shard, batches, number) if own_rows else shard.items[number + 1]
-    client_weights = epochs * batches.num_examples
+    if solve:
+        trained = solved_users(batches, rows, at, stars[0], trained, spec.l2)
+    client_weights = weigh(epochs * batches.num_examples)
     if item_rate is None:
         delta = None
     elif epochs == 1:

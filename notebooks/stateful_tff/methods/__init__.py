@@ -16,11 +16,12 @@ from .method import (
     keep_optimizer_state,
     server_update,
 )
-from .optimizers import Optimizers, sgd
+from .optimizers import Optimizers, falling_to_zero, sgd
 from .phases import Phase, in_phases
 from .stateful import alternating, first_visit, rebuilt_at_first_visit, stateful
 from .touched_rows import touched_rows
 from .trainers import BOTH, GLOBAL, LOCAL
+from .weighting import equal_weights, weighted
 
 __all__ = [
     "BOTH",
@@ -33,6 +34,8 @@ __all__ = [
     "alternating",
     "build_server_broadcast_message",
     "client_update",
+    "equal_weights",
+    "falling_to_zero",
     "fed_avg",
     "fed_recon",
     "first_visit",
@@ -46,4 +49,5 @@ __all__ = [
     "sgd",
     "stateful",
     "touched_rows",
+    "weighted",
 ]

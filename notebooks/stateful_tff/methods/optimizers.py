@@ -3,12 +3,14 @@
 Knows nothing of methods, engines and stores.
 """
 
+from collections.abc import Callable
+
 import attrs
 import numpy as np
 import tensorflow as tf
 import tensorflow_federated as tff
 
-from ..checks import finite_number
+from ..checks import finite_number, positive_number, whole_number
 
 Optimizer = tff.learning.optimizers.Optimizer
 
@@ -75,20 +77,47 @@ def _refuse_unfit(name: str, optimizer: Optimizer) -> None:
             finite_number(f"The {rate} of {name}", value)
 
 
-def sgd(server: float, client: float, local: float) -> Optimizers:
+def sgd(server: float | Callable, client: float, local: float) -> Optimizers:
     """Returns plain SGD at the server, for the global and for the local weights.
+
+    Args:
+        server: the learning rate, or a function from the number of the round to it, such as
+            `falling_to_zero` returns. A resumed run keeps the schedule that it began with.
+        client: the learning rate of the global weights, at a client.
+        local: the learning rate of a client's local weights.
 
     Raises:
         TypeError: if a rate is no number.
         ValueError: if it is not finite or negative.
     """
+
+    def build(name, rate):
+        if callable(rate):
+            plain = tff.learning.optimizers.build_sgdm(1.0)
+            return tff.learning.optimizers.schedule_learning_rate(plain, rate)
+        return tff.learning.optimizers.build_sgdm(finite_number(f"The {name} rate", rate, 0))
+
     rates = {"server": server, "client": client, "local": local}
-    return Optimizers(
-        **{
-            name: tff.learning.optimizers.build_sgdm(finite_number(f"The {name} rate", rate, 0))
-            for name, rate in rates.items()
-        }
-    )
+    return Optimizers(**{name: build(name, rate) for name, rate in rates.items()})
+
+
+def falling_to_zero(rate: float, rounds: int) -> Callable:
+    """Returns a learning rate that falls in a line from `rate` to zero over some rounds.
+
+    Args:
+        rate: where it starts.
+        rounds: after how many rounds it is zero, and stays so.
+
+    Returns:
+        A function from the number of rounds done, an int tensor, to a float32 scalar.
+    """
+    rate, rounds = positive_number("rate", rate), whole_number("rounds", rounds, 1)
+
+    def at(round_num):
+        left = 1.0 - tf.cast(round_num, tf.float32) / np.float32(rounds)
+        return np.float32(rate) * tf.maximum(left, 0.0)
+
+    return at
 
 
 def specs(weights) -> tuple[tf.TensorSpec, ...]:

@@ -34,10 +34,9 @@ class Phase:
         data: "all", or a half of the client's: "support" or "query".
         moves: `LOCAL`, `GLOBAL` or `BOTH`; the others are frozen.
         epochs: how many passes over the data.
-        when: `(client_state) -> bool`, whether a client takes the phase;
-            left out, always.
-        rate: the learning rate of the local weights; left out, that of the
-            local optimizer.
+        when: `(client_state) -> bool`; left out, a client always takes it.
+        rate: of the local weights; left out, that of the local optimizer.
+        solve: set the local weights to the minimum of their loss instead.
     """
 
     data: str = attrs.field(default="all", validator=one_of(("all", "support", "query")))
@@ -45,6 +44,7 @@ class Phase:
     epochs: int = 1
     when: Callable | None = None
     rate: float | None = None
+    solve: bool = False
 
 
 # %% ../../08_stateful_or_stateless.ipynb #b8a00006
@@ -77,6 +77,7 @@ class InPhases:
                 moves=phase.moves,
                 rate=phase.rate,
                 optimizer_state=state,
+                solve=phase.solve,
             )
             weights = trained.global_weights, trained.local_weights
             state = trained.optimizer_state

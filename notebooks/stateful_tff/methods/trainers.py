@@ -8,7 +8,18 @@ import tensorflow as tf
 
 from .optimizers import Optimizers, initial_state, step_in_place, with_own_rates
 
-LOCAL, GLOBAL, BOTH = "local", "global", "both"
+LOCAL, GLOBAL, BOTH, NEITHER = "local", "global", "both", "neither"
+
+
+def checked_solve(moves: str) -> str:
+    """Returns what moves by steps where the local weights are solved for: neither group.
+
+    Raises:
+        ValueError: if more than the local weights is to move.
+    """
+    if moves != LOCAL:
+        raise ValueError("A phase that solves moves the local weights alone; give it moves=LOCAL.")
+    return NEITHER
 
 
 @attrs.frozen(eq=False)
@@ -73,6 +84,7 @@ class VariableTrainer:
         rate=None,
         optimizer_state=(),
         adjust=None,
+        solve=False,
     ) -> Trained:
         """Takes one step for each batch.
 
@@ -80,12 +92,26 @@ class VariableTrainer:
             data: a `tf.data.Dataset` of batches.
             global_weights: where the global weights start, a list.
             local_weights: where the local weights start, a list.
-            moves: `LOCAL`, `GLOBAL` or `BOTH`; the other group stays as it is.
+            moves: `LOCAL`, `GLOBAL`, `BOTH` or `NEITHER`; what does not move stays as it is.
             rate: the learning rate of the local weights, in place of the local optimizer's own.
             optimizer_state: of the local optimizer; `()` starts it afresh.
             adjust: `((global, local) gradients, (global, local) weights) -> gradients`, called
                 before each step, for methods that add a term.
+            solve: set the local weights to the minimum of the client's loss, in place of steps;
+                `moves` must be `LOCAL`. It is one Newton step, which is exact where the loss is
+                quadratic in the local weights and strongly convex: squared error of a linear
+                prediction, with an L2 penalty. The metrics are those before the step.
+
+        Raises:
+            ValueError: if `solve` is to move the global weights, too.
         """
+        if solve:
+            frozen = self.train(
+                data, global_weights, local_weights,
+                moves=checked_solve(moves), optimizer_state=optimizer_state,
+            )  # fmt: skip
+            slope, curvature = self._derivatives(data)
+            return attrs.evolve(frozen, local_weights=_newton(local_weights, slope, curvature))
         model, optimizers = self.model, self.optimizers
         groups = model.global_model_variables, model.local_model_variables
         in_motion = moves in (GLOBAL, BOTH), moves in (LOCAL, BOTH)
@@ -134,6 +160,27 @@ class VariableTrainer:
 
         return Trained(*steps())
 
+    def _derivatives(self, data) -> tuple:
+        """Returns gradient and Hessian of the loss by the local weights, where they are."""
+        model, mine = self.model, self.model.local_model_variables
+        size = sum(variable.shape.num_elements() for variable in mine)
+
+        @tf.function
+        def derivatives():
+            gradient, hessian = tf.zeros([size]), tf.zeros([size, size])
+            for batch in iter(data.with_options(_without_tuning())):
+                with tf.GradientTape(persistent=True) as outer:
+                    with tf.GradientTape() as inner:
+                        output = model.forward_pass(batch)
+                        loss = output.loss * tf.cast(output.num_examples, tf.float32)
+                    slope = _flat(inner.gradient(loss, mine))
+                rows = [outer.jacobian(slope, variable) for variable in mine]
+                hessian += tf.concat([tf.reshape(part, [size, -1]) for part in rows], axis=1)
+                gradient += slope
+            return gradient, hessian
+
+        return derivatives()
+
     def only_if(self, condition, data: tf.data.Dataset) -> tf.data.Dataset:
         """Returns the data where the condition holds, else no batches."""
         return data.take(tf.where(condition, tf.constant(-1, tf.int64), 0))
@@ -147,6 +194,20 @@ class VariableTrainer:
                                         binary_output=True, dtype=tf.float32)[:num_rows]
             ),
         )  # fmt: skip
+
+
+def _flat(parts) -> tf.Tensor:
+    """Returns tensors, or gradients that may be sparse, in one vector."""
+    return tf.concat([tf.reshape(tf.convert_to_tensor(part), [-1]) for part in parts], axis=0)
+
+
+def _newton(weights, gradient, hessian) -> list:
+    """Returns weights after one Newton step; where the Hessian is zero, nothing moves."""
+    empty = tf.reduce_all(tf.equal(hessian, 0.0))
+    hessian = tf.where(empty, tf.eye(tf.shape(gradient)[0]), hessian)
+    step = tf.linalg.solve(hessian, tf.where(empty, 0.0, gradient)[:, None])[:, 0]
+    parts = tf.split(step, [weight.shape.num_elements() for weight in weights])
+    return [w - tf.reshape(part, w.shape) for w, part in zip(weights, parts, strict=True)]
 
 
 def _dense(gradients, groups):
@@ -216,8 +277,16 @@ class FunctionalTrainer:
         rate=None,
         optimizer_state=(),
         adjust=None,
+        solve=False,
     ) -> Trained:
         """Takes one step for each batch; see `VariableTrainer.train`."""
+        if solve:
+            frozen = self.train(
+                data, global_weights, local_weights,
+                moves=checked_solve(moves), optimizer_state=optimizer_state,
+            )  # fmt: skip
+            slope, curvature = self._derivatives(data, global_weights, local_weights)
+            return attrs.evolve(frozen, local_weights=_newton(local_weights, slope, curvature))
         optimizers = self.optimizers.client, self.optimizers.local
         weights = tuple(global_weights), tuple(local_weights)
         kept = bool(tf.nest.flatten(optimizer_state))
@@ -265,6 +334,23 @@ class FunctionalTrainer:
         num_examples = tf.cast(tf.reduce_sum(data.sizes), tf.float32)
         local_state = states[1] if kept else ()
         return Trained(list(weights[0]), list(weights[1]), local_state, num_examples, metrics)
+
+    def _derivatives(self, data, global_weights, local_weights) -> tuple:
+        """Returns gradient and Hessian of the loss by the local weights."""
+        x, y = (tf.reshape(part, [-1, *part.shape[2:]]) for part in (data.x, data.y))
+        real = tf.sequence_mask(data.sizes, tf.shape(data.x)[1], tf.float32)
+        shapes = [weight.shape for weight in local_weights]
+        sizes = [shape.num_elements() for shape in shapes]
+        with tf.GradientTape() as outer:
+            point = _flat(local_weights)
+            outer.watch(point)
+            with tf.GradientTape() as inner:
+                inner.watch(point)
+                parts = map(tf.reshape, tf.split(point, sizes), shapes)
+                losses = self.model.example_losses(list(global_weights), list(parts), x, y)
+                loss = tf.reduce_sum(tf.reshape(losses, [-1]) * tf.reshape(real, [-1]))
+            gradient = inner.gradient(loss, point)
+        return gradient, outer.jacobian(gradient, point)
 
     def only_if(self, condition, data: PaddedBatches) -> PaddedBatches:
         """Returns the data where the condition holds, else empty batches."""
