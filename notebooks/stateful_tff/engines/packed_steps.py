@@ -14,7 +14,9 @@ import numpy as np
 import tensorflow as tf
 
 from ..models import MatrixFactorization
+from .packed_solve import solved_users
 from .packing import BLOCK, Shard
+from .tensor_lists import new_list, put, stacked
 
 
 @attrs.frozen(eq=False)
@@ -143,15 +145,15 @@ def epoch(batches: Batches, rows: Rows, at, stars, users, user_rate, l2: float, 
                 gradient = tf.linalg.matvec(seen, pull, transpose_a=True)
                 moved = keep * users - np.float32(2 * user_rate) * gradient
                 users = results[0] = tf.where(mine[:, :1] > 0, moved, users)
-            lists = [_put(one, t, part) for one, part in zip(lists, results, strict=True)]
+            lists = [put(one, t, part) for one, part in zip(lists, results, strict=True)]
             return t + 1, users, lists
 
         *_, lists = tf.while_loop(
             lambda t, *_: t < num_steps,
             step,
-            (0, blocks[0], [_new_list(length, shape) for shape in shapes]),
+            (0, blocks[0], [new_list(length, shape) for shape in shapes]),
         )
-        return [_stacked(one, length, shape) for one, shape in zip(lists, shapes, strict=True)]
+        return [stacked(one, length, shape) for one, shape in zip(lists, shapes, strict=True)]
 
     targets = stars - tf.gather(rows.biases, at)
     after, errors, *moved = steps(
@@ -162,88 +164,6 @@ def epoch(batches: Batches, rows: Rows, at, stars, users, user_rate, l2: float, 
     ended = tf.reshape(tf.where(shard.last[:, None, None] >= 0, last, blocks), [-1, width])
     trail = tf.concat([users, tf.reshape(after, [-1, width])], axis=0)
     return Epoch(ended, trail, errors, tf.reshape(moved[0], [-1, width]) if moved else None)
-
-
-def solved_users(batches: Batches, rows: Rows, at, stars, users, l2: float):
-    """Returns the users at the minimum of their losses, with the item rows frozen.
-
-    Each user solves its ridge regression `(sum_j q_j q_j' + n l2 I) u = sum_j q_j r_j` over its
-    n ratings; one without ratings stays as it is.
-
-    Args:
-        batches: made by `batches_of`.
-        rows: the item rows.
-        at: int32[s, 16, batch_size], each rating's row.
-        stars: float32[s, 16, batch_size], the ratings without the model's constant.
-        users: float32[blocks * 16, K], vectors and biases before.
-        l2: the model's penalty, above zero.
-    """
-    shard, width = batches.shard, users.shape[1]
-
-    @tf.function(jit_compile=True, autograph=False)
-    def normal_equations(vectors, at, targets, valid, block, num_steps, blocks):
-        shapes = [(BLOCK, width, width), (BLOCK, width)]
-        first = tf.concat([[True], tf.not_equal(block[1:], block[:-1])], axis=0)
-
-        def step(t, sums, lists):
-            seen, mine = tf.gather(vectors, at[t]), valid[t]
-            own = seen * mine[:, :, None]
-            added = [
-                tf.matmul(own, seen, transpose_a=True),
-                tf.linalg.matvec(own, targets[t], transpose_a=True),
-            ]
-            sums = [
-                new + tf.where(first[t], 0.0, old) for new, old in zip(added, sums, strict=True)
-            ]
-            lists = [
-                _put(one, tf.gather(block, t), part) for one, part in zip(lists, sums, strict=True)
-            ]
-            return t + 1, sums, lists
-
-        *_, lists = tf.while_loop(
-            lambda t, *_: t < num_steps,
-            step,
-            (
-                0,
-                [tf.zeros(shape) for shape in shapes],
-                [_new_list(tf.size(blocks), shape) for shape in shapes],
-            ),
-        )
-        return [
-            _stacked(one, tf.size(blocks), shape) for one, shape in zip(lists, shapes, strict=True)
-        ]
-
-    targets = stars - tf.gather(rows.biases, at)
-    squares, products = normal_equations(
-        rows.vectors, at, targets, batches.valid, shard.block, shard.steps, shard.last
-    )
-    some = tf.reshape(batches.num_examples, [-1, BLOCK]) > 0
-    penalty = np.float32(l2) * tf.maximum(tf.reshape(batches.num_examples, [-1, BLOCK]), 1.0)
-    squares = tf.where(some[..., None, None], squares, 0.0)
-    squares += penalty[..., None, None] * tf.eye(width)
-    solved = tf.linalg.cholesky_solve(tf.linalg.cholesky(squares), products[..., None])[..., 0]
-    before = tf.reshape(users, [-1, BLOCK, width])
-    return tf.reshape(tf.where(some[..., None], solved, before), [-1, width])
-
-
-def _new_list(length, shape):
-    """Returns a list for so many tensors of one shape; compiled, it is one block of memory."""
-    return tf.raw_ops.TensorListReserve(
-        element_shape=tf.stack(shape), num_elements=length, element_dtype=tf.float32
-    )
-
-
-def _put(one, index, value):
-    """Returns the list with a value at an index."""
-    return tf.raw_ops.TensorListSetItem(input_handle=one, index=index, item=value)
-
-
-def _stacked(one, length, shape):
-    """Returns the values of a list in one tensor."""
-    stacked = tf.raw_ops.TensorListStack(
-        input_handle=one, element_shape=tf.stack(shape), element_dtype=tf.float32
-    )
-    return tf.reshape(stacked, tf.stack([length, *shape]))
 
 
 @attrs.frozen(eq=False)
