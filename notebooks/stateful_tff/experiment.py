@@ -16,6 +16,7 @@ from .checks import client_ids
 from .data import ClientDatasets, Ratings
 from .engines.in_process import InThisProcess
 from .engines.packed import build_packed_process
+from .evaluation.centralized import Factors
 from .evaluation.metrics import score
 from .methods import Method, local_only, sgd, stateful
 from .models import MatrixFactorization
@@ -36,7 +37,8 @@ class Experiment:
         biases: whether the model has biases, and the mean rating as a constant.
         mean_rating: that constant; left out, the mean of `ratings`.
         l2: the weight of the L2 penalty.
-        rates: learning rates of plain SGD at the server, for the items and for the users.
+        rates: learning rates of plain SGD at the server, for the items and for the users; that
+            of the server may be a function of the number of the round.
         cohort_size: clients per round.
         batch_size: ratings per batch.
         seed: decides first weights, cohorts and the order of ratings.
@@ -50,7 +52,7 @@ class Experiment:
     biases: bool = attrs.field(default=True, kw_only=True)
     mean_rating: float | None = attrs.field(default=None, kw_only=True)
     l2: float = attrs.field(default=0.05, kw_only=True)
-    rates: tuple[float, float, float] = attrs.field(default=(2.0, 0.5, 0.05), kw_only=True)
+    rates: tuple = attrs.field(default=(2.0, 0.5, 0.05), kw_only=True)
     cohort_size: int = attrs.field(default=100, kw_only=True)
     batch_size: int = attrs.field(default=5, kw_only=True)
     seed: int = attrs.field(default=0, kw_only=True)
@@ -201,6 +203,29 @@ class Experiment:
             for rows, part in zip(local, stacked_rows(state.local_weights), strict=True):
                 rows[np.asarray(state.index)] = part
         return local
+
+    def solve(
+        self, ratings: Ratings | None = None, *, l2: float | None = None, shrink: float = 0.01
+    ) -> list[np.ndarray]:
+        """Fits every user's side to its own ratings exactly, with the items frozen.
+
+        It needs nothing that a client keeps: the items and the ratings decide it.
+
+        Args:
+            ratings: what to fit to; left out, the training ratings. A user without any gets
+                zeros.
+            l2: the penalty per rating; left out, the model's own.
+            shrink: the penalty that does not grow with the number of ratings; above zero.
+
+        Returns:
+            The users' side, one row per user.
+        """
+        if not self.biases:
+            raise ValueError("solve fits vectors and biases; give the experiment biases.")
+        items = [np.asarray(w) for w in self.store.server_state.model_weights[:2]]
+        factors = Factors(self.model, items, [])
+        ratings = self.ratings if ratings is None else ratings
+        return factors.fold_in(ratings, self.l2 if l2 is None else l2, shrink).users
 
     def predict(self, ratings: Ratings, local_weights: list | None = None) -> np.ndarray:
         """Predicts the rows of a table of ratings.

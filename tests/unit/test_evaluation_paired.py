@@ -1,0 +1,95 @@
+"""Paired differences over seeds: right values, coverage, and what is refused."""
+
+import numpy as np
+import pytest
+from random_ratings import random_ratings
+
+from stateful_tff.evaluation.metrics import rmse_difference
+from stateful_tff.evaluation.paired import (
+    SMALLEST_EFFECT,
+    PairedDifference,
+    UserErrors,
+    paired_difference,
+    user_errors,
+)
+
+
+def runs(rng, shift=0.0, users=200, seeds=3, own=0.3):
+    """Errors of two methods on the same users, the first one `shift` worse in every rating."""
+    hard = rng.gamma(4.0, 0.25, users)
+    pairs = []
+    for _ in range(seeds):
+        count = rng.integers(1, 30, users)
+        pair = []
+        for more in (shift, 0.0):
+            noise = rng.normal(size=users) * own * 0.1
+            pair.append(UserErrors(count * (hard + more + noise) ** 2, count))
+        pairs.append(pair)
+    return zip(*pairs, strict=True)
+
+
+def test_one_seed_is_the_difference_of_rmses():
+    ratings = random_ratings(0)
+    rng = np.random.default_rng(0)
+    a, b = rng.uniform(1, 5, (2, len(ratings)))
+    found = paired_difference([user_errors(a, ratings)], [user_errors(b, ratings)])
+    expected = rmse_difference(a, b, ratings)
+    np.testing.assert_allclose((found.value, found.low, found.high), expected, rtol=1e-9)
+    assert found.by_seed == (found.value,)
+    assert user_errors(a, ratings).rmse - user_errors(b, ratings).rmse == pytest.approx(found.value)
+
+
+def test_it_is_the_mean_over_seeds():
+    first, second = runs(np.random.default_rng(1), shift=0.05)
+    found = paired_difference(first, second)
+    assert found.value == pytest.approx(np.mean(found.by_seed))
+    expected = [a.rmse - b.rmse for a, b in zip(first, second, strict=True)]
+    assert found.by_seed == pytest.approx(expected)
+    assert 0.03 < found.low < found.value < found.high < 0.07
+    assert found.verdict == "worse"
+    swapped = paired_difference(second, first)
+    assert swapped.value == pytest.approx(-found.value) and swapped.verdict == "better"
+
+
+def test_the_interval_covers_a_difference_of_zero_about_as_often_as_it_says():
+    covered = 0
+    for seed in range(100):
+        first, second = runs(np.random.default_rng(seed), users=100, seeds=1)
+        found = paired_difference(first, second, draws=200)
+        covered += found.low <= 0 <= found.high
+    assert 85 <= covered <= 100
+
+
+def test_users_of_no_seed_do_not_count():
+    first, second = runs(np.random.default_rng(2), shift=0.1)
+    wider = [
+        [UserErrors(np.append(one.squared, 0.0), np.append(one.count, 0)) for one in method]
+        for method in (first, second)
+    ]
+    assert paired_difference(*wider) == paired_difference(first, second)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "verdict"),
+    [
+        (-0.001, 0.0015, "no difference"),
+        (0.0001, 0.0019, "no difference"),
+        (0.001, 0.005, "worse"),
+        (-0.005, -0.001, "better"),
+        (-0.003, 0.001, "undecided"),
+    ],
+)
+def test_verdicts(low, high, verdict):
+    assert SMALLEST_EFFECT == 0.002
+    assert PairedDifference((low + high) / 2, low, high, ()).verdict == verdict
+
+
+def test_what_makes_no_pairs_is_refused():
+    first, second = (list(one) for one in runs(np.random.default_rng(3)))
+    with pytest.raises(ValueError, match="3 and 2 seeds make no pairs"):
+        paired_difference(first, second[:2])
+    with pytest.raises(ValueError, match="0 and 0 seeds make no pairs"):
+        paired_difference([], [])
+    other = UserErrors(second[1].squared, second[1].count + 1)
+    with pytest.raises(ValueError, match="In pair 1 the two methods are judged on different"):
+        paired_difference(first, [second[0], other, second[2]])
