@@ -89,6 +89,26 @@ class Experiment:
     def _datasets(self, ratings: Ratings) -> ClientDatasets:
         return ClientDatasets(ratings, self.batch_size, shuffle_seed=self.seed)
 
+    def hold(self, ratings: Ratings) -> None:
+        """Lets the devices hold other ratings from now on, such as the newest ones only.
+
+        Args:
+            ratings: of the same users and items.
+
+        Raises:
+            ValueError: if they are of other numbers of users or items.
+        """
+        if (ratings.num_users, ratings.num_items) != (
+            self.ratings.num_users,
+            self.ratings.num_items,
+        ):
+            raise ValueError(
+                f"The devices belong to {self.ratings.num_users} users with "
+                f"{self.ratings.num_items} items, and these ratings are of {ratings.num_users} "
+                f"with {ratings.num_items}; give ratings of the same ones."
+            )
+        self.ratings, self.clients = ratings, self._datasets(ratings)
+
     def rounds(self, until: int) -> Iterator[Round]:
         """Runs rounds for your own `for` loop, which commits them to `store`; see `training`."""
         return rounds(self.process, self.store, self.clients, self.sampler, until)

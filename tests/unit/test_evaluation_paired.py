@@ -91,5 +91,16 @@ def test_what_makes_no_pairs_is_refused():
     with pytest.raises(ValueError, match="0 and 0 seeds make no pairs"):
         paired_difference([], [])
     other = UserErrors(second[1].squared, second[1].count + 1)
-    with pytest.raises(ValueError, match="In pair 1 the two methods are judged on different"):
+    with pytest.raises(ValueError, match="In pair 1 the methods are judged on different"):
         paired_difference(first, [second[0], other, second[2]])
+
+
+def test_how_much_a_difference_has_grown():
+    first, second = (list(one) for one in runs(np.random.default_rng(4), shift=0.05))
+    third, fourth = (list(one) for one in runs(np.random.default_rng(4), shift=0.02))
+    grown = paired_difference(first, second, minus=(third, fourth))
+    one, other = paired_difference(first, second), paired_difference(third, fourth)
+    assert grown.value == pytest.approx(one.value - other.value)
+    assert 0 < grown.low and grown.high - grown.low < one.high - one.low
+    with pytest.raises(ValueError, match="3 and 3 and 3 and 2 seeds make no pairs"):
+        paired_difference(first, second, minus=(third, fourth[:2]))

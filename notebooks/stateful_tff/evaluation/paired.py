@@ -83,6 +83,8 @@ class PairedDifference:
 def paired_difference(
     first: Sequence[UserErrors],
     second: Sequence[UserErrors],
+    *,
+    minus: tuple[Sequence[UserErrors], Sequence[UserErrors]] | None = None,
     draws: int = 1000,
     seed: int = 0,
     level: float = 0.95,
@@ -97,6 +99,8 @@ def paired_difference(
     Args:
         first: the errors of one method, one `UserErrors` per seed.
         second: those of the other, of the same seeds in the same order.
+        minus: two more methods, whose difference is taken away from the first two's: how much a
+            difference has grown, on the same users.
         draws: how many populations to draw.
         seed: decides the draws.
         level: the share of the drawn populations that lie in the interval.
@@ -106,23 +110,20 @@ def paired_difference(
         ValueError: if the methods do not share seeds, users and numbers of ratings, or `draws`
             or `level` makes no sense.
     """
-    first, second = list(first), list(second)
-    if not len(first) == len(second) > 0:
-        raise ValueError(
-            f"{len(first)} and {len(second)} seeds make no pairs; give both methods the same ones."
-        )
-    for number, (one, other) in enumerate(zip(first, second, strict=True)):
-        if not np.array_equal(one.count, other.count):
-            raise ValueError(
-                f"In pair {number} the two methods are judged on different ratings; give both "
-                "the same."
-            )
-    judged = np.flatnonzero(sum(one.count for one in first))
+    methods = [list(method) for method in (first, second, *(minus or ()))]
+    if len({len(method) for method in methods}) > 1 or not methods[0]:
+        numbers = " and ".join(str(len(method)) for method in methods)
+        raise ValueError(f"{numbers} seeds make no pairs; give all methods the same ones.")
+    differences = []
+    judged = np.flatnonzero(sum(one.count for one in methods[0]))
     often = populations(len(judged), draws, seed)
-    differences = [
-        np.sqrt(often @ one.squared[judged] / (often @ one.count[judged]))
-        - np.sqrt(often @ other.squared[judged] / (often @ one.count[judged]))
-        for one, other in zip(first, second, strict=True)
-    ]
+    for number, runs in enumerate(zip(*methods, strict=True)):
+        if any(not np.array_equal(run.count, runs[0].count) for run in runs):
+            raise ValueError(
+                f"In pair {number} the methods are judged on different ratings; give all the same."
+            )
+        count = often @ runs[0].count[judged]
+        rmse = [np.sqrt(often @ run.squared[judged] / count) for run in runs]
+        differences.append(rmse[0] - rmse[1] - (rmse[2] - rmse[3] if minus else 0.0))
     value, low, high = map(float, bounds(np.mean(differences, axis=0), level))
     return PairedDifference(value, low, high, tuple(float(d[0]) for d in differences))

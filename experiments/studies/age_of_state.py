@@ -1,0 +1,188 @@
+"""How much error a private state gathers with its age, at converged items and against a control.
+
+    python -m experiments.studies.age_of_state
+
+All clients train for 1,000 rounds. Then half of them, the *away* group, make one more visit, all
+in the same round, and stay away; so the age of their states is exact. The others go on for 500
+rounds. At ages 0 to 500 the away group is judged on its test ratings with the state it kept and
+the items of that moment. The control is the same users' exact solution for the same items, which
+needs no state. The others, never away, are judged in the same ways.
+
+Said before the runs. Primary endpoint: the excess of the kept state over the control at age 500
+minus the excess at age 0, of the same users, over 20 seeds (random 90/10); the smallest effect of
+interest is .002 stars. Expected: above zero while the server's rate stays up, smaller where it
+has fallen to a tenth, zero where the items are frozen, and gone after a few passes before
+serving. Axes, five seeds each: cohort 30 and 300, server rate 0.5, factors 8, penalty .02.
+Takes about 30 minutes on two cores. STATEFUL_TFF_DATA names the folder or the zip of ML-1M.
+"""
+
+import argparse
+import multiprocessing
+import time
+from concurrent.futures import ProcessPoolExecutor
+
+from experiments.arms import Arm, Recorder, Task, ratings_of
+
+# isort: split
+import attrs
+import numpy as np
+import tensorflow as tf
+
+from stateful_tff.data import Ratings
+from stateful_tff.evaluation.paired import UserErrors, paired_difference, user_errors
+from stateful_tff.experiment import Experiment
+from stateful_tff.training import UniformSampler
+
+NAME = "age_of_state"
+AGES = (0, 1, 2, 5, 10, 20, 50, 100, 200, 500)
+PASSES = (0, 1, 3, 6)
+
+
+@attrs.frozen
+class Setting:
+    """What is varied.
+
+    Attributes:
+        arm: how all clients train at first.
+        later: the server's rate after the away group has left; 0 freezes the items.
+    """
+
+    arm: Arm = Arm()
+    later: float = 2.0
+
+
+SETTINGS = {
+    "primary": Setting(),
+    "items frozen": Setting(later=0.0),
+    "a tenth of the rate": Setting(later=0.2),
+    "cohort 30": Setting(Arm(cohort_size=30, rounds=3000)),
+    "cohort 300": Setting(Arm(cohort_size=300, rounds=400)),
+    "server rate 0.5": Setting(Arm(server=0.5, rounds=2000), later=0.5),
+    "8 factors": Setting(Arm(num_factors=8)),
+    "penalty .02": Setting(Arm(l2=0.02)),
+}
+SEEDS = {"primary": 20, "items frozen": 20}  # five of the others
+
+
+class Cohorts:
+    """Draws as all did at first; then the away group visits once, then the others alone.
+
+    Args:
+        users: those who have ratings.
+        away: those of them who leave.
+        arm: how many make a cohort, and after how many rounds they leave.
+        seed: decides the draws.
+    """
+
+    def __init__(self, users, away, arm: Arm, seed: int):
+        """See the class."""
+        self._away, self._rounds = away, arm.rounds
+        others = np.setdiff1d(users, away)
+        self._before = UniformSampler(users, arm.cohort_size, seed)
+        self._after = UniformSampler(others, min(arm.cohort_size, len(others)), seed)
+
+    def __call__(self, round_num: int) -> np.ndarray:
+        """Returns the cohort of a round."""
+        if round_num < self._rounds:
+            return self._before(round_num)
+        return self._away if round_num == self._rounds else self._after(round_num)
+
+
+def of_users(ratings: Ratings, users) -> Ratings:
+    """Returns the ratings of some users."""
+    return ratings.select(ratings.table["user"].isin(users).to_numpy())
+
+
+def run(name: str, setting: Setting, seed: int) -> dict[tuple, UserErrors]:
+    """Returns the errors by group, age and way of serving, for one seed."""
+    task = Task(name, "seen, random", seed, final=True)
+    users = np.unique(task.training.table["user"])
+    away = np.sort(np.random.default_rng(seed).permutation(users)[: len(users) // 2])
+    arm = setting.arm
+    schedule = _two_rates(arm.server, setting.later, arm.rounds + 1)
+    experiment = Experiment(
+        task.training, method=arm.method, rates=(schedule, arm.client, arm.local), l2=arm.l2,
+        num_factors=arm.num_factors, cohort_size=arm.cohort_size, seed=seed,
+        sampler=Cohorts(users, away, arm, seed),
+    )  # fmt: skip
+    groups = {"away": away, "never away": np.setdiff1d(users, away)}
+    judged = {group: of_users(task.judged, members) for group, members in groups.items()}
+    found = {}
+    for age in AGES:
+        experiment.train(arm.rounds + 1 + age)
+        kept = experiment.local_weights()
+        ways = {"solved": experiment.solve(), 0: kept}
+        for passes in PASSES[1:]:
+            ways[passes] = experiment.serve(passes, start=kept, round_num=age)
+        for way, local in ways.items():
+            for group, ratings in judged.items():
+                found[group, age, way] = user_errors(experiment.predict(ratings, local), ratings)
+    return found
+
+
+def _two_rates(first: float, second: float, rounds: int):
+    """Returns a rate that changes once, after some rounds."""
+
+    def at(round_num):
+        return tf.where(round_num < rounds, np.float32(first), np.float32(second))
+
+    return at
+
+
+def main() -> None:
+    """Runs the settings and records errors, excesses and their growth with age."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", default="ml-1m")
+    parser.add_argument("--settings", nargs="+", default=list(SETTINGS), choices=list(SETTINGS))
+    parser.add_argument("--seeds", type=int, help="at most so many")
+    parser.add_argument("--out", default=NAME)
+    options = parser.parse_args()
+    start = time.perf_counter()
+    recorder = Recorder(
+        options.out, ratings_of(options.data),
+        keep=lambda row: row.get("setting") not in options.settings,
+    )  # fmt: skip
+    data = ratings_of(options.data).name
+    with ProcessPoolExecutor(2, mp_context=multiprocessing.get_context("spawn")) as pool:
+        calls = {}
+        for name in options.settings:
+            seeds = min(SEEDS.get(name, 5), options.seeds or 99)
+            calls[name] = [pool.submit(run, options.data, SETTINGS[name], s) for s in range(seeds)]
+        for name, futures in calls.items():
+            runs = [future.result() for future in futures]
+            shared = dict(data=data, protocol="seen, random 90/10", setting=name, seeds=len(runs))
+            record(recorder, runs, shared)
+    recorder.write(data=data, metric="seconds of the study", value=time.perf_counter() - start)
+    recorder.finish()
+
+
+def record(recorder: Recorder, runs: list[dict], shared: dict) -> None:
+    """Records the excess over the control at each age, and its growth since age 0."""
+
+    def of(group, age, way):
+        return [one[group, age, way] for one in runs]
+
+    for group in ("away", "never away"):
+        for passes in PASSES:
+            for age in AGES:
+                pair = paired_difference(of(group, age, passes), of(group, age, "solved"))
+                recorder.write(
+                    **shared, group=group, age=age, passes=passes, metric="excess",
+                    value=pair.value, low=pair.low, high=pair.high,
+                    by_seed=[round(v, 5) for v in pair.by_seed],
+                    rmse=float(np.mean([one.rmse for one in of(group, age, passes)])),
+                    control=float(np.mean([one.rmse for one in of(group, age, "solved")])),
+                )  # fmt: skip
+            first = of(group, 0, passes), of(group, 0, "solved")
+            for age in AGES[1:]:
+                last = of(group, age, passes), of(group, age, "solved")
+                pair = paired_difference(last[0], last[1], minus=first)
+                recorder.write(
+                    **shared, group=group, age=age, passes=passes, metric="growth since age 0",
+                    value=pair.value, low=pair.low, high=pair.high,
+                    by_seed=[round(v, 5) for v in pair.by_seed], verdict=pair.verdict,
+                )  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()
