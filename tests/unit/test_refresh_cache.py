@@ -251,3 +251,12 @@ def test_a_failure_shows_in_every_build_until_it_is_repaired(book):
     done, page = build(book)
     assert done[1].returncode == 0, done[1].stderr
     assert "it is repaired" in page
+
+
+def test_chapters_that_measure_no_time_run_side_by_side(book, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", str(book / "notebooks"))
+    write_notebook(book, "03_timed", "import time\nprint(time.perf_counter() > 0)")
+    write_notebook(book, "04_broken", "raise ValueError('no such thing')")
+    chapters = ["01_one", "02_two", "03_timed", "04_broken"]
+    refresh_cache.run_side_by_side(book, chapters)
+    assert stored(book) == ["01_one", "02_two"]
