@@ -8,7 +8,8 @@ What is where, each room importing only from those to its left:
     leaves <- state <- stores, training; models <- evaluation; everything <- experiment
 
 - leaves: `checks` (arguments), `progress`, `plots`, `recorded` (results of long runs),
-  `exercises` (answers checked in words), `session` (start and clean end of a session), `colab`
+  `exercises` (answers checked in words), `session` (start and clean end of a session), `runtime`
+  (TFF's own, beside proxies, threads and forks), `colab`
 - `state`: the containers that travel between server and clients
 - `data`: ratings, splits, one dataset per client
 - `models`: matrix factorization, and models as TFF wants them
@@ -19,14 +20,13 @@ What is where, each room importing only from those to its left:
 - `evaluation`: metrics with intervals, baselines, who gains
 - `experiment`: all of these put together, once
 
-Importing the package quiets start-up messages, gives each TensorFlow operation one thread, and
-makes sure that no worker process of TFF outlives the Python process.
+Importing the package quiets start-up messages, gives each TensorFlow operation one thread, makes
+sure that no worker process of TFF outlives the Python process, and lets TFF compute behind a
+proxy, in threads, and beside `!` commands.
 """
 
 __version__ = "0.1.0"
 
 from . import session
 
-session.quiet_imports()
-session.one_thread_per_operation()
-session.end_workers_with_this_process()
+session.prepare()

@@ -22,7 +22,8 @@ import warnings
 
 import psutil
 
-WORKER_NAME = "worker_binary"
+from . import runtime
+from .runtime import WORKER_NAME
 
 # Workers inherit the environment, so this mark tells whose they are.
 _SESSION_VARIABLE = "STATEFUL_TFF_SESSION"
@@ -89,9 +90,9 @@ def end_workers(timeout: float = 5.0) -> int:
     for worker in running:
         worker.kill()
     if running and "tensorflow_federated" in sys.modules:  # else they are a child process's
-        # A new context, so that TFF does not miss the worker it had. Letting go of the old one
-        # waits for that worker, which is why it is killed first: it may ignore an interrupt.
-        sys.modules["tensorflow_federated"].backends.native.set_sync_local_cpp_execution_context()
+        # TFF must not miss the worker it had. Letting go of the old context waits for that
+        # worker, which is why it is killed first: it may ignore an interrupt.
+        runtime.reset()
         gc.collect()
     psutil.wait_procs(running, timeout=timeout)
     return len(running)
@@ -100,15 +101,18 @@ def end_workers(timeout: float = 5.0) -> int:
 def _end_workers_at_exit() -> None:
     """Ends the workers for good, before Python takes apart what TFF needs to do it quietly."""
     end_workers()
-    tff = sys.modules.get("tensorflow_federated")
-    if tff is not None:
+    runtime.end()
+    gc.collect()
 
-        class Ended(tff.framework.SyncContext):
-            def invoke(self, comp, arg):
-                raise RuntimeError("Python is shutting down; no computation can start now.")
 
-        tff.framework.set_default_context(Ended())
-        gc.collect()
+def _leave_the_guard_to_the_parent() -> None:
+    """In a forked process: lets the parent's guard see the parent's end, whoever else lives."""
+    global _guard
+    if _guard is not None:
+        _guard.stdin.close()
+        _guard.returncode = 0  # of a process that is not this one's child
+    _guard = None
+    atexit.unregister(_end_workers_at_exit)
 
 
 def end_workers_with_this_process() -> None:
@@ -119,7 +123,7 @@ def end_workers_with_this_process() -> None:
     again does nothing; a forked or spawned child that calls it gets a guard of its own.
     """
     global _guard
-    if _guard is not None and _guard[0] == os.getpid():
+    if _guard is not None:
         return
     session = uuid.uuid4().hex
     os.environ[_SESSION_VARIABLE] = session
@@ -130,8 +134,19 @@ def end_workers_with_this_process() -> None:
         stderr=subprocess.DEVNULL,
         start_new_session=True,  # an interrupt from the keyboard must not end the guard
     )
-    _guard = (os.getpid(), guard)
+    _guard = guard
     atexit.register(_end_workers_at_exit)
+
+
+def prepare() -> None:
+    """Prepares this Python process, when the package is imported; nothing of TFF is loaded yet."""
+    quiet_imports()
+    one_thread_per_operation()
+    runtime.keep_out_of_forks()
+    runtime.keep_local_calls_local()
+    end_workers_with_this_process()
+    runtime.serve_threads_and_forks()
+    os.register_at_fork(after_in_child=_leave_the_guard_to_the_parent)
 
 
 def allow_nested_event_loops() -> None:

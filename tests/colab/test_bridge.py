@@ -251,6 +251,38 @@ def test_names_are_completed_and_explained(session):
     assert "It is 42." in reply["content"]["data"]["text/plain"]
 
 
+@pytest.mark.parametrize("code", ["len?", "import json\njson.dumps??", "%pinfo len"])
+def test_help_reaches_the_page(session, code):
+    reply, _ = session.run(code)
+    (page,) = reply["payload"]
+    assert page["source"] == "page" and "text/plain" in page["data"]
+
+
+def test_loaded_code_reaches_the_page(session, tmp_path):
+    (tmp_path / "loaded.py").write_text("y = 2\n")
+    reply, _ = session.run(f"%load {tmp_path / 'loaded.py'}")
+    assert [part["source"] for part in reply["payload"]] == ["set_next_input"]
+    assert "y = 2" in reply["payload"][0]["text"] and reply["payload"][0]["replace"]
+    reply, _ = session.run("get_ipython().set_next_input('y = 3')\n1 / 0")
+    assert [part["text"] for part in reply["payload"]] == ["y = 3"]
+
+
+@pytest.mark.parametrize("late", ["print('late', flush=True)", "display(HTML('late'))"])
+def test_what_a_thread_shows_after_its_cell_is_shown_at_once_and_as_its_cells(session, late):
+    code = "import threading, time\nfrom IPython.display import HTML, display\n"
+    code += f"def work():\n    time.sleep(1)\n    {late}\nthreading.Thread(target=work).start()"
+    request = session.send(code)
+    _, outputs = session.result(request)
+    assert outputs == []
+    end = time.monotonic() + 20
+    while time.monotonic() < end:
+        message = session.client.get_iopub_msg(timeout=20)
+        if "late" in str(message["content"]):
+            break
+    assert message["parent_header"]["msg_id"] == request
+    assert session.run("pass")[1] == []
+
+
 def test_what_the_front_end_runs_silently_stays_outside(session):
     session.run("import sys\nsys.marked = False")
     reply, _ = session.run("import sys, google.colab\nsys.marked = True", silent=True)
@@ -300,6 +332,15 @@ def test_a_dead_inner_kernel_is_said_and_replaced_and_nothing_stays_behind(
     assert reply["ename"] == "BridgeError" and "SIGKILL" in reply["evalue"]
     assert outputs[-1].traceback == [f"BridgeError: {reply['evalue']}"]
     assert reply["evalue"].endswith("run the set-up cell and the cells after it again.")
+
+    reply, outputs = session.set_up(book)
+    assert reply["status"] == "ok", outputs
+    session.run(MEAN)
+    session.run("!true")
+    session.run("exit()")
+    time.sleep(3)
+    reply, _ = session.run("1 + 1")
+    assert "exit code 0, as after exit()" in reply["evalue"]
 
     reply, outputs = session.set_up(book)
     assert reply["status"] == "ok", outputs

@@ -17,6 +17,7 @@ IDS = [file.relative_to(PACKAGE).as_posix() for file in FILES]
 MOST_LINES = 400
 
 LEAVES = {*("__init__", "checks", "colab", "exercises", "plots", "progress", "recorded", "session")}
+LEAVES |= {"runtime"}
 ROWS = ["state", "data", "models", "methods", "engines"]  # each sees what stands left of it
 MAY_IMPORT = {
     **{leaf: LEAVES for leaf in LEAVES},

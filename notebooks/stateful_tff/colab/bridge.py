@@ -2,8 +2,9 @@
 
 Jupyter's kernel here stays as it is. A second kernel, the *inner* one, starts in the other
 Python. Every later cell is sent there as it stands, and what comes back is published as if
-it had come from here: streams, rich output, display updates, progress bars and errors. An
-interrupt is passed on. The inner kernel ends with this one, however this one ends.
+it had come from here: streams, rich output, display updates, progress bars, help and errors,
+also what a thread shows after its cell has ended. An interrupt is passed on. The inner kernel
+ends with this one, however this one ends.
 
 What needs a way from the page back to the code is not carried: widgets and `input()`.
 
@@ -24,8 +25,10 @@ import tempfile
 import time
 from pathlib import Path
 
+from .stage import Stage
+
 PACKAGES = Path(__file__).resolve().parents[2]  # the folder that `stateful_tff` is in
-CARRIED = {"stream", "display_data", "update_display_data", "execute_result", "clear_output"}
+CHANNELS = ("shell", "control", "iopub")
 START_SECONDS = 60
 END_SECONDS = 3
 SERVE = "import sys; from stateful_tff.colab import bridge; bridge.serve(*sys.argv[1:])"
@@ -74,24 +77,6 @@ def _answers(message: dict, request: dict) -> bool:
     return message["parent_header"].get("msg_id") == request["header"]["msg_id"]
 
 
-def _publish(message: dict) -> None:
-    """Publishes what the inner kernel shows as output of the cell that runs here."""
-    from IPython import get_ipython
-
-    publisher, content = get_ipython().display_pub, message["content"]
-    if "execution_count" in content:
-        content["execution_count"] = get_ipython().execution_count
-    publisher.session.send(
-        publisher.pub_socket,
-        message["msg_type"],
-        content,
-        metadata=message["metadata"],
-        parent=publisher.parent_header,
-        ident=message["msg_type"].encode(),
-        buffers=message["buffers"],
-    )
-
-
 class Bridge:
     """An inner kernel, and the way to it."""
 
@@ -127,8 +112,8 @@ class Bridge:
         self.next_number = None  # of the next cell there, where that is known
         context = zmq.Context.instance()
         self.sockets = {}
-        for name, kind in {"shell": zmq.DEALER, "control": zmq.DEALER, "iopub": zmq.SUB}.items():
-            self.sockets[name] = socket = context.socket(kind)
+        for name in CHANNELS:
+            self.sockets[name] = socket = context.socket(zmq.SUB if name == "iopub" else zmq.DEALER)
             socket.linger, socket.rcvhwm = 0, 0  # nothing is dropped, however much there is
             if name == "iopub":
                 socket.subscribe(b"")
@@ -140,6 +125,7 @@ class Bridge:
             raise
         finally:
             shutil.rmtree(folder)  # connected sockets do not need their files any more
+        self.stage = Stage(self.sockets.pop("iopub"), Session(key=key))
         atexit.register(self.close)
 
     def _receive(self, channel: str, seconds: float) -> dict | None:
@@ -150,26 +136,32 @@ class Bridge:
         return self.session.recv(socket, copy=False)[1]
 
     def _wait_until_connected(self) -> None:
-        """Waits until all three channels have carried a message."""
-        end, silent = time.monotonic() + START_SECONDS, set(self.sockets)
+        """Waits until shell and iopub have carried a message.
+
+        Control is not tried: a message there can come too early for a kernel that is starting."""
+        end, silent = time.monotonic() + START_SECONDS, {"shell", "iopub"}
         while silent:
             # Each request makes a message on iopub too, once that is connected.
-            for channel in {"shell", "control"} & (silent | {"control"}):
-                self.session.send(self.sockets[channel], "kernel_info_request", {})
-            for channel in list(silent):
-                if self._receive(channel, 0.5):
-                    silent.discard(channel)
+            self.session.send(self.sockets["shell"], "kernel_info_request", {})
+            silent -= {name for name in silent if self._receive(name, 0.5)}
             if self.process.poll() is not None or time.monotonic() > end:
                 raise BridgeError(
                     f"The Python for TFF did not start ({self._last_complaint()}); restart the "
                     "session and run the set-up cell again."
                 )
 
+    def _reason(self) -> str:
+        """Returns how the inner process has ended; its last line may speak of something else."""
+        code = self.process.poll()
+        if code == -signal.SIGKILL:
+            return "SIGKILL, which often means that memory ran out"
+        return signal.Signals(-code).name if code < 0 else f"exit code {code}, as after exit()"
+
     def _last_complaint(self) -> str:
-        """Returns how the inner process has ended, or the last line that it wrote."""
+        """Returns the last line of an inner process that did not start, else how it has ended."""
         code = self.process.poll()
         if code is not None and code < 0:
-            return signal.Signals(-code).name
+            return self._reason()
         self.complaints.seek(0)
         said = self.complaints.read().decode(errors="replace").split("\n")
         lines = [line.strip() for line in said if line.strip()]
@@ -193,38 +185,30 @@ class Bridge:
         Raises:
             BridgeError: if the inner kernel has ended.
         """
-        import zmq
-
         sys.stdout.flush()
         sys.stderr.flush()
-        shell, iopub = self.sockets["shell"], self.sockets["iopub"]
-        poller = zmq.Poller()
-        poller.register(shell, zmq.POLLIN)
-        poller.register(iopub, zmq.POLLIN)
+        shell = self.sockets["shell"]
         self.interrupted, probe = False, None
-        request = self.session.send(shell, kind, content)
-        reply, idle = None, False
-        while reply is None or not idle:
-            ready = dict(poller.poll(500))
-            if iopub in ready:
-                message = self._receive("iopub", 0)
-                if message["msg_type"] in CARRIED:
-                    _publish(message)
-                elif message["msg_type"] == "status" and _answers(message, request):
-                    idle = message["content"]["execution_state"] == "idle"
-            elif shell in ready:
-                message = self._receive("shell", 0)
+        request = self.session.msg(kind, content)
+        self.stage.expect(request)
+        self.session.send(shell, request)
+        reply, shown = None, False
+        while reply is None or not shown:
+            if reply is not None:
+                shown = self.stage.has_ended(request, 0.5)
+            if not shown and (message := self._receive("shell", 0.0 if reply else 0.5)):
                 if _answers(message, request):
                     reply = message["content"]
                 elif probe and _answers(message, probe):
                     # Replies come in order: an interrupt has hit the kernel between two cells.
-                    reply, idle = reply or {"status": "interrupted"}, True
-            elif self.process.poll() is not None:
+                    reply, shown = reply or {"status": "interrupted"}, True
+            elif not shown and self.process.poll() is not None:
                 _stop()
+                reason = self._reason()
+                self.close()
                 raise BridgeError(
-                    f"The Python that ran your cells has ended ({self._last_complaint()}; SIGKILL "
-                    "often means that memory ran out) and its variables are gone; run the set-up "
-                    "cell and the cells after it again."
+                    f"The Python that ran your cells has ended ({reason}) and its variables are "
+                    "gone; run the set-up cell and the cells after it again."
                 )
             if self.interrupted:
                 self.interrupted = False
@@ -253,6 +237,7 @@ class Bridge:
         )
         counted = reply.get("execution_count") if store_history else None
         self.next_number = None if counted is None else counted + 1
+        _hand_on(reply.get("payload", []))
         if reply["status"] == "error":
             error = type(reply["ename"], (CellError,), {})(reply["evalue"])
             error.traceback = reply["traceback"]
@@ -272,6 +257,7 @@ class Bridge:
 
     def close(self) -> None:
         """Ends the inner kernel: in good order if it answers soon, else at once."""
+        atexit.unregister(self.close)
         if self.process.poll() is None:
             self.session.send(self.sockets["control"], "shutdown_request", {"restart": False})
             try:
@@ -279,8 +265,18 @@ class Bridge:
             except subprocess.TimeoutExpired:
                 self.process.kill()
                 self.process.wait()
+        self.stage.close()
         for socket in self.sockets.values():
             socket.close()
+
+
+def _hand_on(payload: list[dict]) -> None:
+    """Puts help, loaded code and the like into this kernel's reply, which the page reads."""
+    from IPython import get_ipython
+
+    for part in payload:
+        if part.get("source") != "ask_exit":  # only the inner kernel ends
+            get_ipython().payload_manager.write_payload(part, single=False)
 
 
 def run(source: str) -> None:

@@ -12,6 +12,7 @@ import grpc
 import tensorflow_federated as tff
 from tensorflow_federated.proto.v0 import computation_pb2, executor_pb2, executor_pb2_grpc
 
+from .. import runtime
 from ..checks import positive_number
 
 HEARTBEAT_SECONDS = 1.0  # between two heartbeats while a call runs
@@ -89,6 +90,8 @@ class Channel:
 
     def __init__(self, name: str, address: str, limits: Limits, traffic: deque):
         """Opens the channel and says hello without waiting for an answer."""
+        runtime.check_process()
+        runtime.note_use()
         self._name, self._limits, self._traffic = f"{name} at {address}", limits, traffic
         self._channel = grpc.insecure_channel(address, _OPTIONS)
         self._stub = executor_pb2_grpc.ExecutorGroupStub(self._channel)

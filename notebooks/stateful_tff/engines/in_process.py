@@ -13,6 +13,7 @@ import attrs
 import tensorflow as tf
 import tensorflow_federated as tff
 
+from .. import runtime
 from .round import FederatedProcess
 
 
@@ -25,6 +26,7 @@ class GraphFunction:
 
     def __init__(self, computation: tff.Computation):
         """Imports the graph."""
+        runtime.note_use()
         proto = computation.to_building_block().proto.tensorflow
         graph_def = tf.compat.v1.GraphDef()
         proto.graph_def.Unpack(graph_def)
@@ -50,6 +52,7 @@ class GraphFunction:
 
     def flat(self, *arguments) -> list:
         """Runs the graph and returns its results as a flat list of tensors."""
+        runtime.check_process()
         if self._start is not None:
             self._start()
         return self._run(*(_tensor(part) for part in flatten(arguments)))

@@ -15,6 +15,7 @@ from concurrent import futures
 
 import tensorflow_federated as tff
 
+from .. import runtime
 from ..checks import client_ids, whole_number
 from .channel import Limits, WorkerLost
 from .in_process import GraphFunction, flatten, number_of_parts, unflatten
@@ -27,6 +28,14 @@ TRIES = 3  # work that loses every worker it is given to is itself at fault
 
 class WorkersLost(RuntimeError):
     """No worker is left for a piece of work. Nothing of its round was kept."""
+
+
+def _detour(worker: Worker) -> str:
+    """Returns which variable may lead the way to a worker elsewhere astray, or nothing."""
+    name = None if worker.process else runtime.proxy_variable()
+    host = worker.address.rpartition(":")[0]
+    way = f"; {name} leads gRPC through a proxy, so put {host} into no_grpc_proxy"
+    return way if name else ""
 
 
 class Workers:
@@ -54,7 +63,7 @@ class Workers:
                 self.close()
                 raise WorkersLost(
                     f"{late.name} at {late.address} did not answer within {ready_within:g} s; "
-                    "see that it runs there, and that its port can be reached."
+                    f"see that it runs there, and that its port can be reached{_detour(late)}."
                 )
             time.sleep(0.05)
 
@@ -72,6 +81,8 @@ class Workers:
 
     def close(self) -> None:
         """Cuts all channels and ends the processes that were started here."""
+        if runtime.is_forked():
+            return  # they are the parent's
         for worker in self.workers:
             worker.close()
 
@@ -88,6 +99,7 @@ class Workers:
             RuntimeError: if the workers were closed.
             WorkersLost: if a call has lost its worker three times, or none comes back in time.
         """
+        runtime.check_process()
         if any(worker.is_closed for worker in self.workers):
             raise RuntimeError("The workers were closed; start new ones, or connect to them.")
         results, waiting, faults = {}, deque(range(len(calls))), [[] for _ in calls]

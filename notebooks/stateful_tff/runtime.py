@@ -1,0 +1,202 @@
+"""TFF's local runtime beside proxies, shell commands, threads and forks, which it does not expect.
+
+Left alone, TFF 0.87.0 waits for ever behind a company's proxy and in a forked process, knows no
+runtime in a new thread, and makes some `!` commands of a notebook end before they begin.
+
+Knows nothing of what is computed, of workers on other machines, nor of notebooks.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import importlib.abc
+import importlib.util
+import os
+import sys
+import threading
+from pathlib import Path
+
+WORKER_NAME = "worker_binary"
+TFF = "tensorflow_federated"
+LOCAL = ("localhost", "127.0.0.1", "::1")
+PROXIES = ("grpc_proxy", "https_proxy", "http_proxy")  # in the order in which gRPC asks
+FORKED = (
+    "TFF and TensorFlow cannot compute in a forked process once they have computed in its parent: "
+    "the threads they need are not copied. Start processes with "
+    'multiprocessing.get_context("spawn"), or use threads.'
+)
+
+_shared = None  # the `Shared` context of this process, once TFF is imported
+_state = {"forked": False, "used": False}
+
+
+def keep_local_calls_local() -> None:
+    """Keeps gRPC from asking a proxy for the way to a worker on this machine.
+
+    Only gRPC reads `no_grpc_proxy`, and reads it in place of `no_proxy`, so what stands there
+    is taken over. Downloads go through the proxy as before.
+    """
+    names = ("no_grpc_proxy", "no_proxy", "NO_PROXY")
+    listed = next((os.environ[name] for name in names if os.environ.get(name)), "")
+    hosts = [host.strip() for host in listed.split(",") if host.strip()]
+    os.environ["no_grpc_proxy"] = ",".join(dict.fromkeys([*hosts, *LOCAL]))
+
+
+def proxy_variable() -> str | None:
+    """Returns the name of the variable that sends gRPC through a proxy, if there is one."""
+    return next((name for name in PROXIES if os.environ.get(name)), None)
+
+
+def keep_out_of_forks() -> None:
+    """Keeps gRPC out of forked processes, where it would end a shell command before it begins.
+
+    Set even over a setting of the reader's: in a process that computes with TFF, gRPC's own
+    handling of forks loses commands and gains nothing. It is read when gRPC is first imported.
+    """
+    os.environ["GRPC_ENABLE_FORK_SUPPORT"] = "0"
+
+
+def check_process() -> None:
+    """Raises where a computation would wait for ever.
+
+    Raises:
+        RuntimeError: in a process forked from one that has computed.
+    """
+    if is_forked():
+        raise RuntimeError(FORKED)
+
+
+def is_forked() -> bool:
+    """Returns whether this process was forked from one that had computed."""
+    return _state["forked"]
+
+
+def note_use() -> None:
+    """Notes that TensorFlow or gRPC runs in this process, so that a fork of it cannot compute."""
+    _state["used"] = True
+
+
+def reset() -> None:
+    """Gives TFF's local runtime up; the next computation starts a new one."""
+    if _shared is not None:
+        _shared.renew()
+
+
+def end() -> None:
+    """Gives TFF's local runtime up for good, before Python takes apart what TFF needs."""
+    if _shared is not None:
+        _shared.renew(ended=True)
+
+
+def _run_until_stopped(loop) -> None:
+    """Runs an event loop in its thread."""
+    loop.run_forever()
+    loop.close()
+
+
+def _share() -> None:
+    """Gives every thread of this process the runtime that TFF gives to the main thread."""
+    global _shared
+    import tensorflow_federated as tff
+
+    class Shared(tff.framework.SyncContext):
+        """TFF's local runtime, for one computation at a time, from whichever thread."""
+
+        def __init__(self):
+            self._lock, self._ended, self._loop, self._context = (
+                threading.RLock(),
+                False,
+                None,
+                None,
+            )
+
+        @property
+        def executor_factory(self):
+            return self._started().executor_factory
+
+        def invoke(self, comp, arg):
+            check_process()
+            with self._lock:
+                work = self._started().invoke(comp, arg)
+                return asyncio.run_coroutine_threadsafe(work, self._loop).result()
+
+        def _started(self):
+            """TFF's asynchronous context, and a loop for it in a thread: its own never ends."""
+            if self._ended:
+                raise RuntimeError("Python is shutting down; no computation can start now.")
+            if self._context is None:
+                note_use()
+                self._context = tff.backends.native.create_async_local_cpp_execution_context()
+                self._loop = asyncio.new_event_loop()
+                threading.Thread(target=_run_until_stopped, args=[self._loop], daemon=True).start()
+            return self._context
+
+        def renew(self, ended=False):
+            if self._loop is not None:
+                self._loop.call_soon_threadsafe(self._loop.stop)
+            self._loop = self._context = None
+            self._ended |= ended
+
+        def after_fork(self):
+            # TFF ends its worker when a context goes; this one's worker is the parent's.
+            for context in {self._context, stack.current} - {None, self}:
+                ctypes.pythonapi.Py_IncRef(ctypes.py_object(context))
+            self.__init__()
+            stack.set_default_context(self)
+
+    stack = tff.framework.get_context_stack()
+    _shared = Shared()
+    stack.set_default_context(_shared)
+    # What a new thread finds is one object of TFF's, whose only deed is to raise an error.
+    found = []
+    thread = threading.Thread(target=lambda: found.append(stack.current))
+    thread.start()
+    thread.join()
+    found[0].invoke = _shared.invoke
+
+
+class _WhenImported(importlib.abc.MetaPathFinder):
+    """Calls `_share` as soon as TFF has been imported."""
+
+    def find_spec(self, name, path=None, target=None):
+        if name != TFF:
+            return None
+        sys.meta_path.remove(self)
+        spec = importlib.util.find_spec(name)
+        if spec is not None and spec.loader is not None:
+            execute = spec.loader.exec_module
+
+            def execute_and_share(module):
+                execute(module)
+                _share()
+
+            spec.loader.exec_module = execute_and_share
+        return spec
+
+
+def _has_worker(pid: int) -> bool:
+    """Returns whether a process has a TFF worker among its children."""
+    for listed in Path(f"/proc/{pid}/task").glob("*/children"):
+        try:
+            children = listed.read_text().split()
+            if any(WORKER_NAME in Path(f"/proc/{c}/comm").read_text() for c in children):
+                return True
+        except OSError:  # it has ended while we looked
+            pass
+    return False
+
+
+def _after_fork_in_child() -> None:
+    _state["forked"] |= _state["used"] or (TFF in sys.modules and _has_worker(os.getppid()))
+    if _shared is not None:
+        _shared.after_fork()
+
+
+def serve_threads_and_forks() -> None:
+    """Lets TFF compute in every thread, and say in words where it cannot: in some forks."""
+    if TFF in sys.modules:
+        _share()
+    else:
+        sys.meta_path.insert(0, _WhenImported())
+    os.register_at_fork(after_in_child=_after_fork_in_child)
