@@ -196,8 +196,8 @@ def test_our_own_messages_are_quoted_as_the_code_says_them():
         "or package index.",
         "TFF needs Python 3.10 or 3.11, and there is none here (…); install one, on Debian or "
         "Ubuntu with `apt install python3.11`, and ….",
-        "The Python that ran your cells has ended (…; SIGKILL often means that memory ran out) "
-        "and its variables are gone; run the set-up cell and the cells after it again.",
+        "The Python that ran your cells has ended (…) and its variables are gone; run the set-up "
+        "cell and the cells after it again.",
         "This cell did not run to its end (…); run it again.",
         "STATEFUL_TFF_DATA names …, which holds no …; name a folder that holds the zip, or the "
         "word synthetic.",
