@@ -10,7 +10,12 @@ import sys
 from collections.abc import Iterable
 
 
-def progress(iterable: Iterable | None, description: str = "", total: float | None = None):
+def progress(
+    iterable: Iterable | None,
+    description: str = "",
+    total: float | None = None,
+    delay: float = 0,
+):
     """Wraps a long loop in a progress bar that disappears when the loop ends.
 
     The bar goes to standard output. It is left out when the environment variable
@@ -20,6 +25,7 @@ def progress(iterable: Iterable | None, description: str = "", total: float | No
         iterable: what to loop over, or `None` for a bar that the caller moves itself.
         description: the text to the left of the bar.
         total: the number of steps, where `iterable` does not know its length.
+        delay: how many seconds to wait before the bar appears, so that short loops show none.
 
     Returns:
         An iterable over the same items: a `tqdm` bar.
@@ -31,6 +37,7 @@ def progress(iterable: Iterable | None, description: str = "", total: float | No
         desc=description,
         total=total,
         leave=False,
+        delay=delay,
         file=sys.stdout,
         disable=os.environ.get("STATEFUL_TFF_PROGRESS") == "0",
     )

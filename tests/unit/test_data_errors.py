@@ -14,13 +14,14 @@ from hypothesis import strategies as st
 
 from stateful_tff.data import (
     DataError,
+    archives,
     download,
     grouplens,
     load_ratings,
     movielens,
     parse_ratings,
-    parsing,
     read_movielens,
+    releases,
 )
 
 DAT = "7::42::4::978300760\n7::99::3::978300761\n8::42::5::978300999\n"
@@ -89,9 +90,9 @@ def fails(work, *words):
         ("7::99", "0::99", ["line 2", "column user", "from 1"]),
         ("7::99", "-7::99", ["line 2", "column user", "from 1"]),
         ("99", "9" * 30, ["line 2", "column movie"]),
-        ("::5::", "::6::", ["line 3", "column rating", "6", "from 1 to 5 in steps of 1"]),
-        ("::5::", "::0::", ["line 3", "column rating", "0", "from 1 to 5"]),
-        ("::5::", "::4.5::", ["line 3", "column rating", "4.5", "in steps of 1"]),
+        ("::5::", "::6::", ["line 3", "column rating", "6", "from 0.5 to 5 in steps of 0.5"]),
+        ("::5::", "::0::", ["line 3", "column rating", "0", "from 0.5 to 5"]),
+        ("::5::", "::4.7::", ["line 3", "column rating", "4.7", "in steps of 0.5"]),
         ("::5::", "::nan::", ["line 3", "column rating", "'nan'", "a number"]),
         ("::5::", "::inf::", ["line 3", "column rating", "'inf'", "a number"]),
         ("99", "42", ["line 2", "user 7 has already rated movie 42 in line 1", "keep one"]),
@@ -199,7 +200,7 @@ def test_a_bad_movies_file(tmp_path, old, new, words):
     fails(lambda: read_movielens(tmp_path), str(tmp_path / "movies.dat"), *words)
 
 
-@pytest.mark.parametrize("encoding, line", [("UTF-8", 1), ("UTF-16", 1)])
+@pytest.mark.parametrize("encoding, line", [("UTF-8-SIG", 1), ("UTF-16", 1)])
 def test_movies_dat_in_another_encoding(tmp_path, encoding, line):
     write(tmp_path, movies=DAT_MOVIES.encode(encoding))
     fails(
@@ -281,7 +282,7 @@ def test_a_zip_of_something_else(tmp_path):
 
 
 def test_a_real_bomb_is_refused_before_it_unpacks(tmp_path, monkeypatch):
-    monkeypatch.setattr(movielens, "_LARGEST_UNPACKED", 1_000_000)
+    monkeypatch.setattr(archives, "_LARGEST_UNPACKED", 1_000_000)
     (tmp_path / "ml-1m.zip").write_bytes(zipped({"ml-1m/ratings.dat": b"0" * 2_000_000}))
     fails(lambda: read_movielens(tmp_path / "ml-1m.zip"), "would unpack to 2,000,0")
 
@@ -358,9 +359,9 @@ def server(monkeypatch):
     monkeypatch.setattr(grouplens, "_SERVER", f"http://127.0.0.1:{server.server_port}/")
     monkeypatch.setattr(grouplens, "_TIMEOUT", (0.5, 0.3))
     monkeypatch.setattr(movielens, "_unreachable", {})
-    checksum = "md5:" + hashlib.md5(OFFICIAL).hexdigest()
-    release = attrs.evolve(parsing.RELEASES["ml-1m"], checksum=checksum)
-    monkeypatch.setitem(parsing.RELEASES, "ml-1m", release)
+    checksum = "sha256:" + hashlib.sha256(OFFICIAL).hexdigest()
+    release = attrs.evolve(releases.RELEASES["ml-1m"], checksum=checksum)
+    monkeypatch.setitem(releases.RELEASES, "ml-1m", release)
     yield server
     server.end.set()
     server.shutdown()
@@ -371,7 +372,7 @@ def server(monkeypatch):
 def test_a_download_is_kept_and_used_again(server, tmp_path, capfd):
     for _ in range(2):
         ratings = load_ratings("ml-1m", cache_dir=tmp_path)
-        assert ratings.name == "ml-1m" and len(ratings) == 3
+        assert ratings.name == "movielens" and len(ratings) == 3
     assert server.requests == 1
     assert everything_in(tmp_path) == {tmp_path / "ml-1m.zip": OFFICIAL}
     assert load_ratings("auto", cache_dir=tmp_path).table.equals(ratings.table)

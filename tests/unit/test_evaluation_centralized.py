@@ -1,5 +1,6 @@
 """Centralized fits against their gradients, and what a visit costs."""
 
+import functools
 from collections import OrderedDict
 
 import numpy as np
@@ -150,8 +151,8 @@ def test_tffs_personalization_rebuilds_and_judges_as_by_hand():
     sgd = tff.learning.optimizers.build_sgdm(0.05)
     evaluation = tff.learning.algorithms.build_personalization_eval_computation(
         model_fn,
-        OrderedDict(rebuild=build_strategy("local_model_variables", sgd, batch_size=4)),
-        evaluate_client,
+        OrderedDict(rebuild=build_strategy("local_model_variables", sgd, ratings.scale, 4)),
+        functools.partial(evaluate_client, scale=ratings.scale),
     )
     users = sorted(set(query.table["user"]))[:3]
     fitted, later = (ClientDatasets(part, 5) for part in (support, query))

@@ -19,7 +19,6 @@ from stateful_tff.evaluation.metrics import (
     clipped_errors,
     error_by,
     per_user,
-    rating_scale,
     rmse_difference,
     rmse_of_runs,
     score,
@@ -116,11 +115,13 @@ def test_each_user_is_judged_alone(split):
 
 def test_the_scale_is_one_to_five_or_what_the_ratings_need(split):
     few = split.test.select(split.test.table["rating"].to_numpy() == 3)
-    assert rating_scale(split.test) == rating_scale(few) == (1.0, 5.0)
-    table = few.table.assign(rating=np.float32(0.5))
-    halves = attrs.evolve(few, table=table)
-    assert rating_scale(halves) == (0.5, 5.0)
+    assert split.test.scale == few.scale == (1.0, 5.0)
+    halves = attrs.evolve(few, table=few.table.assign(rating=np.float32(0.5)))
+    assert halves.scale == (0.5, 5.0)
     assert score(np.zeros(len(halves)), halves)["rmse"] == 0.0
+    assert score(np.zeros(len(few)), few)["rmse"] == 2.0
+    tens = attrs.evolve(few, table=few.table.assign(rating=np.float32(9)), scale=(1, 10))
+    assert score(np.full(len(tens), 12.0), tens)["rmse"] == 1.0
 
 
 @pytest.mark.parametrize("judge", [score, per_user, score_with_intervals])

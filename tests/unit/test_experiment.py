@@ -180,10 +180,10 @@ def test_tff_and_the_packed_way_agree_client_by_client():
         ModelFn(run.model),
         OrderedDict(
             rebuild=build_strategy(
-                "local_model_variables", tff.learning.optimizers.build_sgdm(0.05)
+                "local_model_variables", tff.learning.optimizers.build_sgdm(0.05), query.scale
             )
         ),
-        evaluate_client,
+        functools.partial(evaluate_client, scale=query.scale),
     )
     fitted = ClientDatasets(supports[10], 5, shuffle_seed=run.seed).for_round(few, 0, epochs)
     later = ClientDatasets(query, 5)

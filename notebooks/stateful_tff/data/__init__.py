@@ -17,6 +17,7 @@ from .splits import (
     support_and_query,
 )
 from .synthetic import synthetic_ratings
+from .tables import read_table
 
 __all__ = [
     "ClientDatasets",
@@ -32,6 +33,7 @@ __all__ = [
     "parse_ratings",
     "permutations",
     "read_movielens",
+    "read_table",
     "split_at_random",
     "split_by_time",
     "split_users",

@@ -6,53 +6,29 @@ Knows nothing of the lines of a file, splits, clients, models and TFF.
 from __future__ import annotations
 
 import os
-import zipfile
-import zlib
+from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
+from . import archives
 from .grouplens import download
-from .parsing import RELEASES, parse_movies, parse_ratings
+from .parsing import FIRST_SECOND, LAST_SECOND, parse_movies, parse_ratings
 from .ratings import DataError, Ratings, index_ratings
+from .releases import HIGHEST_RATING, LAYOUTS, RELEASES, recognize
 from .synthetic import synthetic_ratings
 
-_FILE_NAMES = [f for r in RELEASES.values() for f in (r.ratings_file, r.movies_file)]
-_LARGEST_UNPACKED = 2**28  # bytes; ML-1M takes a tenth of it
 
-
-def _read_folder(folder: Path) -> dict[str, bytes]:
-    """The content of the files of any release in a folder, by file name."""
-    return {f: (folder / f).read_bytes() for f in _FILE_NAMES if (folder / f).is_file()}
-
-
-def _read_zip(path: Path) -> dict[str, bytes]:
-    """The content of the files of any release in a zip, by file name; nothing is unpacked."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            members = archive.infolist()
-            size = sum(member.file_size for member in members)
-            if size > _LARGEST_UNPACKED:
-                raise DataError(f"{path} would unpack to {size:,} bytes; take another zip.")
-            for member in members:
-                name = member.filename.replace("\\", "/")
-                if name.startswith("/") or ":" in name or ".." in name.split("/"):
-                    raise DataError(f"{path} holds {name!r}, outside its folder; take another zip.")
-                if member.flag_bits & 1:
-                    raise DataError(f"{path} is encrypted; unpack it and name the folder instead.")
-            wanted = {Path(member.filename).name: member for member in members}
-            return {name: archive.read(wanted[name]) for name in _FILE_NAMES if name in wanted}
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
-        raise DataError(f"{path} is not a sound zip ({error}); download it again.") from error
-
-
-def read_movielens(path: str | os.PathLike) -> Ratings:
+def read_movielens(path: str | os.PathLike, names: Sequence[str] | None = None) -> Ratings:
     """Reads a MovieLens release from its unpacked folder or straight from its zip.
 
-    The release is recognized by the names of its files.
+    The release is recognized by what is in the files: how they are written, and the numbers of
+    ratings and users. Whatever is none of them, such as a part of one, is called "movielens".
 
     Args:
-        path: the folder or the zip.
+        path: the folder, the zip, or the ratings file in its folder.
+        names: which releases to look for, where there are several in one place.
 
     Returns:
         The ratings, with every movie that has at least one.
@@ -61,55 +37,123 @@ def read_movielens(path: str | os.PathLike) -> Ratings:
         DataError: naming the file, and the line where there is one.
     """
     path = Path(path)
-    files = _read_zip(path) if path.is_file() else _read_folder(path)
-    present = [
-        name for name, r in RELEASES.items() if r.ratings_file in files or r.movies_file in files
-    ]
-    if not present:
-        raise DataError(f"{path} holds no MovieLens: {' and '.join(_FILE_NAMES[::2])} are missing.")
-    name = present[0]
-    ratings_file, movies_file = RELEASES[name].ratings_file, RELEASES[name].movies_file
-    for file in (ratings_file, movies_file):
-        if file not in files:
-            raise DataError(f"{path / file} is missing; unpack the zip of {name} again.")
-    ratings = parse_ratings(files[ratings_file], name, str(path / ratings_file))
-    movies = parse_movies(files[movies_file], name, str(path / movies_file))
-    unknown = ratings.loc[~ratings["movie"].isin(movies.index), "movie"]
+    found = archives.find(path)
+    if not found:
+        raise DataError(f"{path} holds no MovieLens: {' and '.join(LAYOUTS)} are missing.")
+    if len(found) > 1 and names is None:
+        raise DataError(
+            f"{path} holds {len(found)} data sets, {found[0].ratings_file} and "
+            f"{found[1].ratings_file}; name the folder of one of them."
+        )
+    for files in found:
+        ratings = _read(files)
+        if names is None or ratings.name in names:
+            break
+    return ratings
+
+
+def _read(files: archives.RatingsFiles) -> Ratings:
+    """Reads one data set, and recognizes it."""
+    raw = parse_ratings(files.read(files.ratings_file), files.layout, files.ratings_file)
+    movies = parse_movies(files.read(files.movies_file), files.layout, files.movies_file)
+    rated = pd.unique(raw["movie"])
+    unknown = rated[~np.isin(rated, movies.index)]
     if len(unknown):
         raise DataError(
-            f"{path / movies_file} has no line for movie {unknown.iloc[0]}, which is rated in "
-            f"{ratings_file}; take both files from the same zip."
+            f"{files.movies_file} has no line for movie {unknown[0]}, which is rated in "
+            f"{files.layout}; take both files from the same zip."
         )
-    return index_ratings(name, ratings, movies)
+    name, scale = recognize(files.layout, raw["user"].to_numpy(), raw["rating"].to_numpy())
+    return index_ratings(name, raw, movies, scale=scale)
 
 
-def write_movielens(ratings: Ratings, folder: str | os.PathLike) -> Path:
-    """Writes ratings in ML-1M's format, with the original ids.
+def write_movielens(ratings: Ratings, folder: str | os.PathLike, release: str = "ml-1m") -> Path:
+    """Writes ratings in the format of ML-1M or ML-10M, with the original ids.
+
+    `read_movielens` reads the same ratings and titles from it.
 
     Args:
-        ratings: ratings in whole stars.
+        ratings: ratings with whole numbers from 1 as ids and times from 1995 to 2049.
         folder: where to write `ratings.dat` and `movies.dat`; made if need be.
+        release: "ml-1m" for whole stars and titles in ISO-8859-1, "ml-10m" for half stars, too,
+            and titles in UTF-8.
 
     Returns:
         The folder.
+
+    Raises:
+        DataError: if the format cannot hold an id, a rating, a time or a title, or the folder
+            cannot be written to.
     """
+    if release not in ("ml-1m", "ml-10m"):
+        raise DataError(f"{release!r} is no format to write; use 'ml-1m' or 'ml-10m'.")
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
     table, items = ratings.table, ratings.items
     columns = {
-        "user": ratings.user_ids[table["user"]],
+        "user": np.asarray(ratings.user_ids)[table["user"]],
         "movie": items["movie_id"].to_numpy()[table["item"]],
-        "rating": table["rating"].astype(int),
-        "timestamp": table["timestamp"],
+        "rating": table["rating"].to_numpy(),
+        "timestamp": table["timestamp"].to_numpy(),
     }
+    _check_columns(columns, release)
+    stars = (columns["rating"] * 2).astype(int)
+    columns["rating"] = np.array([f"{half / 2:g}" for half in range(11)])[stars]
     spaced = pd.DataFrame({"user": columns.pop("user")})
     for name, column in columns.items():
         spaced[f"before {name}"] = ""
         spaced[name] = column
-    spaced.to_csv(folder / "ratings.dat", sep=":", header=False, index=False)
-    lines = ("::".join(map(str, movie)) + "\n" for movie in items.itertuples(index=False))
-    (folder / "movies.dat").write_text("".join(lines), encoding="ISO-8859-1")
+    movies = _movies_file(items, release)
+    with archives.sentences(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        spaced.to_csv(folder / "ratings.dat", sep=":", header=False, index=False)
+        (folder / "movies.dat").write_bytes(movies)
     return folder
+
+
+def _check_columns(columns: dict[str, np.ndarray], release: str) -> None:
+    """Checks that the files of a release can hold every value of the columns of ratings."""
+    step = RELEASES[release].step
+    ids, times = (1, 2**63 - 1, 1), (FIRST_SECOND, LAST_SECOND, 1)
+    limits = dict(user=ids, movie=ids, rating=(step, HIGHEST_RATING, step), timestamp=times)
+    for name, column in columns.items():
+        low, high, step = limits[name]
+        if not np.issubdtype(column.dtype, np.number):
+            raise DataError(f"Column {name} holds {column.dtype}; MovieLens' files hold numbers.")
+        odd = (column < low) | (column > high)
+        if name == "rating":
+            odd |= column % step != 0
+        if odd.any():
+            other = "; write them as 'ml-10m'" if name == "rating" and step == 1 else ""
+            raise DataError(
+                f"Column {name} holds {column[odd.argmax()]}, and {release}'s files hold {low:g} "
+                f"to {high:g} in steps of {step:g}{other}."
+            )
+
+
+def _movies_file(items: pd.DataFrame, release: str) -> bytes:
+    """The content of `movies.dat`; a title that would not be read as it is has no place in it."""
+    lines = []
+    for movie in items[["movie_id", "title", "genres"]].itertuples(index=False):
+        fields = [str(field) for field in movie]
+        text = "::".join(fields)
+        data = text.encode("ISO-8859-1" if release == "ml-1m" else "UTF-8", "replace")
+        if text.split("::") != fields or set(text) & set("\r\n\0"):
+            fault = "has '::' or a line break in it or at its end; change the title"
+        elif _read_back(data) != text:
+            fault = "is not in ISO-8859-1; write them as 'ml-10m'"
+        else:
+            lines.append(data + b"\n")
+            continue
+        raise DataError(f"{release}'s files cannot hold the title {fields[1]!r}, which {fault}.")
+    return b"".join(lines)
+
+
+def _read_back(data: bytes) -> str:
+    """What a reader that tries UTF-8 first makes of a line."""
+    try:
+        return data.decode("UTF-8")
+    except UnicodeDecodeError:
+        return data.decode("ISO-8859-1")
 
 
 _unreachable: dict[str, DataError] = {}  # releases that this process could not get, and why
@@ -119,9 +163,10 @@ def load_ratings(name: str = "auto", *, cache_dir: str | os.PathLike | None = No
     """Loads ratings from the folder you name, the cache, GroupLens, or a random generator.
 
     Args:
-        name: "ml-1m", "ml-latest-small", "synthetic", or "auto": ML-1M where it can be had,
-            else the synthetic set with a notice. `STATEFUL_TFF_DATA` may name a folder that
-            holds the zip or the unpacked folder, the zip, or the word "synthetic".
+        name: a release, such as "ml-1m" or "ml-latest-small", "synthetic", or "auto": ML-1M where
+            it can be had, else the synthetic set with a notice. `STATEFUL_TFF_DATA` may name a
+            folder that holds the zip or the unpacked folder, the zip, or the word "synthetic";
+            "auto" then takes whatever release is there, ML-1M first.
         cache_dir: where to keep downloads; your system's cache folder when left out.
 
     Raises:
@@ -129,11 +174,11 @@ def load_ratings(name: str = "auto", *, cache_dir: str | os.PathLike | None = No
     """
     if name not in ("auto", "synthetic", *RELEASES):
         raise DataError(f"{name!r} is no data set; use auto, synthetic, {' or '.join(RELEASES)}.")
-    where = os.environ.get("STATEFUL_TFF_DATA", "")
+    where = os.environ.get("STATEFUL_TFF_DATA", "").strip().strip("\"'")
     if name == "synthetic" or (name == "auto" and where == "synthetic"):
         return synthetic_ratings()
     if where and where != "synthetic":
-        return _read_named(Path(where), list(RELEASES) if name == "auto" else [name])
+        return _read_named(Path(where).expanduser(), name)
     if name != "auto":
         return read_movielens(download(name, cache_dir))
     try:
@@ -147,15 +192,26 @@ def load_ratings(name: str = "auto", *, cache_dir: str | os.PathLike | None = No
     return read_movielens(path)
 
 
-def _read_named(where: Path, names: list[str]) -> Ratings:
-    """Reads the first of these releases that is found in what STATEFUL_TFF_DATA names."""
-    candidates = [where / f"{name}{ending}" for name in names for ending in ("", ".zip")]
-    here = [where] if where.is_file() or any((where / f).is_file() for f in _FILE_NAMES) else []
-    found = here + [path for path in candidates if path.exists()]
-    ratings = read_movielens(found[0]) if found else None
-    if ratings is None or ratings.name not in names:
-        raise DataError(
-            f"STATEFUL_TFF_DATA names {str(where)!r}, which holds no {' or '.join(names)}; "
-            "name a folder that holds the zip, or the word synthetic."
-        )
-    return ratings
+def _read_named(where: Path, name: str) -> Ratings:
+    """Reads the release of this name, or the first of any, in what STATEFUL_TFF_DATA names."""
+    with archives.sentences(where):
+        here = where.is_file() or any((where / file).is_file() for file in archives.FILES)
+        folders = [where / "ml-10M100K"] if name in ("auto", "ml-10m") else []
+        for one in RELEASES if name == "auto" else [name]:
+            folders += [where / one, where / f"{one}.zip"]
+        places = [place for place in folders if place.exists()]
+        places = [where] if here else places
+    others = []
+    for place in places:
+        if not archives.find(place) and place != places[-1]:
+            continue  # an empty folder beside a zip
+        ratings = read_movielens(place, None if name == "auto" else [name])
+        if name in ("auto", ratings.name):
+            return ratings
+        others.append(str(ratings))
+    found = f"but {others[0]}" if others else "in a folder or zip of that name"
+    raise DataError(
+        f"STATEFUL_TFF_DATA names {str(where)!r}, which holds no "
+        f"{'MovieLens' if name == 'auto' else name} {found}; name a folder that holds the zip, or "
+        "the word synthetic."
+    )

@@ -9,56 +9,29 @@ import csv
 import io
 import re
 
-import attrs
 import numpy as np
 import pandas as pd
 
+from ..progress import progress
 from .ratings import DataError
+from .releases import HIGHEST_RATING, LAYOUTS, Layout
 
-
-@attrs.frozen(kw_only=True)
-class Release:
-    """How one release of MovieLens is laid out."""
-
-    ratings_file: str
-    movies_file: str
-    separator: str
-    header: str = ""  # first line of the ratings file
-    encoding: str  # of the movies file
-    step: float  # the lowest rating, and the distance from one rating to the next
-    checksum: str  # of the official zip
-
-
-RELEASES = {
-    "ml-1m": Release(
-        ratings_file="ratings.dat",
-        movies_file="movies.dat",
-        separator="::",
-        encoding="ISO-8859-1",
-        step=1.0,
-        checksum="md5:c4d9eecfca2ab87c1945afe126590906",
-    ),
-    "ml-latest-small": Release(
-        ratings_file="ratings.csv",
-        movies_file="movies.csv",
-        separator=",",
-        header="userId,movieId,rating,timestamp",
-        encoding="UTF-8",
-        step=0.5,
-        checksum="sha256:696d65a3dfceac7c45750ad32df2c259311949efec81f0f144fdfb91ebc9e436",
-    ),
-}
 _COLUMNS = {"user": "int64", "movie": "int64", "rating": "float32", "timestamp": "int64"}
-_MAX_RATING = 5.0
-_FIRST_SECOND, _LAST_SECOND = 788_918_400, 2_524_608_000  # from 1995 to the end of 2049
+FIRST_SECOND, LAST_SECOND = 788_918_400, 2_524_608_000  # from 1995 to the end of 2049
+_GENRES = (  # of ML-100K, in the order of its u.genre
+    "unknown Action Adventure Animation Children's Comedy Crime Documentary Drama Fantasy "
+    "Film-Noir Horror Musical Mystery Romance Sci-Fi Thriller War Western"
+).split()
+_CHUNK = 2_000_000  # lines that are parsed at a time
 
 
-def parse_ratings(data: bytes, release: str = "ml-1m", where: str = "ratings") -> pd.DataFrame:
+def parse_ratings(data: bytes, layout: str = "ratings.dat", where: str = "ratings") -> pd.DataFrame:
     """Parses the ratings file of a MovieLens release and checks every line of it.
 
     Args:
         data: the content of the file.
-        release: the name of the release, which decides the format.
+        layout: the file's usual name, which decides how it is read: "u.data" of ML-100K,
+            "ratings.dat" of ML-1M and ML-10M, "ratings.csv" of all others.
         where: the name of the file, for error messages.
 
     Returns:
@@ -68,10 +41,10 @@ def parse_ratings(data: bytes, release: str = "ml-1m", where: str = "ratings") -
     Raises:
         DataError: naming the first bad line.
     """
-    layout = RELEASES[release]
+    layout = _layout(layout)
     step = len(layout.separator)  # with "::" split at ":", every second column is empty
     try:
-        table = pd.read_csv(
+        chunks = pd.read_csv(
             io.BytesIO(data),
             engine="c",
             sep=layout.separator[0],
@@ -82,7 +55,11 @@ def parse_ratings(data: bytes, release: str = "ml-1m", where: str = "ratings") -
             quoting=csv.QUOTE_NONE,
             na_filter=False,
             index_col=False,
+            chunksize=_CHUNK,
         )
+        parts = list(progress(chunks, f"Reading {where}", -(-data.count(b"\n") // _CHUNK), delay=2))
+        table = pd.concat(parts, ignore_index=True)
+        del parts
     except (ValueError, OverflowError):
         table = None
     if table is None or not _is_sound(table, data, layout):
@@ -90,27 +67,46 @@ def parse_ratings(data: bytes, release: str = "ml-1m", where: str = "ratings") -
     return table
 
 
-def _is_sound(table: pd.DataFrame, data: bytes, layout: Release) -> bool:
+def _layout(name: str) -> Layout:
+    """Returns the layout of this name."""
+    if name not in LAYOUTS:
+        raise DataError(f"{name!r} is no layout; use {', '.join(LAYOUTS)}.")
+    return LAYOUTS[name]
+
+
+def _is_sound(table: pd.DataFrame, data: bytes, layout: Layout) -> bool:
     """Whether the fast parser read what the file holds, and all of it is possible."""
     lines = len(table) + (1 if layout.header else 0)
-    separator = layout.separator.encode()
-    steps = table["rating"].to_numpy() / layout.step
+    separator, header = layout.separator.encode(), layout.header.encode()
+    plain = b"0123456789.\r\n" + separator
+    steps = table["rating"].to_numpy() / np.float32(layout.step)
     return bool(
         len(table)
-        and data.startswith(layout.header.encode())
-        and not data[len(layout.header) :].translate(None, b"0123456789.\r\n" + separator)
+        and data.startswith(header)
+        and data.translate(None, plain) == header.translate(None, plain)
         # Too few fields stop the parser, so with the right total no line has too many.
         and data.count(separator) == 3 * lines
-        and data.count(separator[:1]) == 3 * lines * len(separator)
+        and (len(separator) == 1 or data.count(separator[:1]) == 3 * lines * len(separator))
         and min(table["user"].min(), table["movie"].min()) > 0
         and np.array_equal(steps, np.round(steps))
-        and 1 <= steps.min() <= steps.max() <= _MAX_RATING / layout.step
-        and table["timestamp"].between(_FIRST_SECOND, _LAST_SECOND).all()
-        and not table.duplicated(["user", "movie"]).any()
+        and 1 <= steps.min() <= steps.max() <= HIGHEST_RATING / layout.step
+        and table["timestamp"].between(FIRST_SECOND, LAST_SECOND).all()
+        and not _has_pair_twice(table["user"].to_numpy(), table["movie"].to_numpy())
     )
 
 
-def _first_fault(data: bytes, layout: Release, where: str) -> DataError:
+def _has_pair_twice(user: np.ndarray, movie: np.ndarray) -> bool:
+    """Whether two rows have the same user and movie."""
+    if (int(user.max()) + 1) * (int(movie.max()) + 1) >= 2**63:
+        return bool(pd.DataFrame({"user": user, "movie": movie}).duplicated().any())
+    pair = user * (movie.max() + 1) + movie
+    if (pair[1:] > pair[:-1]).all():
+        return False
+    pair.sort()
+    return bool((pair[1:] == pair[:-1]).any())
+
+
+def _first_fault(data: bytes, layout: Layout, where: str) -> DataError:
     """Finds the first bad line of a ratings file, slowly, and puts it into words."""
     if not data.strip():
         return DataError(f"{where} is empty; unpack or download it again.")
@@ -138,7 +134,7 @@ def _first_fault(data: bytes, layout: Release, where: str) -> DataError:
     return DataError(f"{where} holds no ratings that can be read; unpack or download it again.")
 
 
-def _fault(fields: list[str], layout: Release) -> str | None:
+def _fault(fields: list[str], layout: Layout) -> str | None:
     """Returns what is wrong with one line's fields and how to fix it; `None` if nothing is."""
     separator = layout.separator
     if len(fields) == 1:
@@ -157,22 +153,22 @@ def _fault(fields: list[str], layout: Release) -> str | None:
     for column, value in (("user", user), ("movie", movie)):
         if not 0 < value < 2**63:
             return f"column {column} holds {value:.0f}; ids are whole numbers from 1"
-    if not (layout.step <= rating <= _MAX_RATING and (rating / layout.step).is_integer()):
+    if not (layout.step <= rating <= HIGHEST_RATING and (rating / layout.step).is_integer()):
         return (
             f"column rating holds {rating:g}; ratings go from {layout.step:g} to "
-            f"{_MAX_RATING:g} in steps of {layout.step:g}"
+            f"{HIGHEST_RATING:g} in steps of {layout.step:g}"
         )
-    if not _FIRST_SECOND <= timestamp <= _LAST_SECOND:
+    if not FIRST_SECOND <= timestamp <= LAST_SECOND:
         return f"column timestamp holds {timestamp:.0f}; write seconds since 1970, 1995 to 2049"
     return None
 
 
-def parse_movies(data: bytes, release: str = "ml-1m", where: str = "movies") -> pd.DataFrame:
+def parse_movies(data: bytes, layout: str = "ratings.dat", where: str = "movies") -> pd.DataFrame:
     """Parses the movies file of a MovieLens release.
 
     Args:
         data: the content of the file.
-        release: the name of the release, which decides format and encoding.
+        layout: the usual name of the ratings file beside it, as for `parse_ratings`.
         where: the name of the file, for error messages.
 
     Returns:
@@ -181,39 +177,50 @@ def parse_movies(data: bytes, release: str = "ml-1m", where: str = "movies") -> 
     Raises:
         DataError: naming the first bad line.
     """
-    layout = RELEASES[release]
-    text = _decode(data, layout.encoding, where)
+    layout = _layout(layout)
+    text = _decode(data, layout.encodings, where)
     lines = text.rstrip().replace("\r\n", "\n").split("\n")
     if layout.header:  # a CSV file: titles with commas stand between quotation marks
         rows = csv.reader(lines[1:])
     else:
-        rows = (line.split(layout.separator) for line in lines)
+        rows = (line.split(layout.movies_separator) for line in lines)
+    if layout.movies_file == "u.item":
+        rows = map(_title_and_genres, rows)
     movies = {}
-    for number, fields in enumerate(rows, 2 if layout.header else 1):
-        if len(fields) != 3 or not re.fullmatch(r"\d{1,18}", fields[0], re.ASCII):
-            raise DataError(
-                f"{where}, line {number}: expected movie id, title and genres, separated by "
-                f"{layout.separator!r}; unpack the file again."
-            )
-        movies[int(fields[0])] = fields[1:]
+    try:
+        for number, fields in enumerate(rows, 2 if layout.header else 1):
+            if len(fields) != 3 or not re.fullmatch(r"\d{1,18}", fields[0], re.ASCII):
+                raise DataError(
+                    f"{where}, line {number}: expected movie id, title and genres, separated by "
+                    f"{layout.movies_separator!r}; unpack the file again."
+                )
+            movies[int(fields[0])] = fields[1:]
+    except csv.Error as error:
+        raise DataError(f"{where} cannot be read ({error}); unpack the file again.") from error
     return pd.DataFrame.from_dict(movies, orient="index", columns=["title", "genres"])
 
 
-def _decode(data: bytes, encoding: str, where: str) -> str:
-    """Decodes a text file, and refuses one that is in another encoding."""
+def _title_and_genres(fields: list[str]) -> list[str]:
+    """Reads a line of u.item: id, title, two dates, an address, and a 0 or 1 for each genre."""
+    flags = fields[5:]
+    if len(flags) != len(_GENRES) or not set(flags) <= {"0", "1"}:
+        return []
+    genres = [genre for genre, flag in zip(_GENRES, flags, strict=True) if flag == "1"]
+    return [*fields[:2], "|".join(genres)]
+
+
+def _decode(data: bytes, encodings: tuple[str, ...], where: str) -> str:
+    """Decodes a text file by the first encoding that fits, and refuses any other."""
     if not data.strip():
         raise DataError(f"{where} is empty; unpack or download it again.")
+    if b"\0" not in data and not data.startswith(b"\xef\xbb\xbf"):  # no UTF-16, no byte order mark
+        for encoding in encodings:
+            try:
+                return data.decode(encoding)
+            except UnicodeDecodeError:
+                continue
     odd = re.search(rb"[^\x01-\x7f]", data)  # the first byte that is not ASCII
-    if odd is None:
-        return data.decode("ASCII")
-    try:
-        data.decode("UTF-8")
-        found = "UTF-8"
-    except UnicodeDecodeError:
-        found = "ISO-8859-1"
-    if found != encoding or b"\0" in data:
-        line = data.count(b"\n", 0, odd.start()) + 1
-        raise DataError(
-            f"{where}, line {line}: the text is not in {encoding}; convert the file to {encoding}."
-        )
-    return data.decode(encoding)
+    line, right = data.count(b"\n", 0, odd.start()) + 1, encodings[-1]
+    raise DataError(
+        f"{where}, line {line}: the text is not in {right}; convert the file to {right}."
+    )

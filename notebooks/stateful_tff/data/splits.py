@@ -9,7 +9,8 @@ import attrs
 import numpy as np
 import pandas as pd
 
-from .ratings import DataError, Ratings
+from ..checks import finite_number, whole_number
+from .ratings import DataError, Ratings, order_in_time
 
 
 @attrs.frozen
@@ -24,12 +25,14 @@ class Split:
     def train_and_validation(self) -> Ratings:
         """What the final model trains on, once validation has chosen the hyperparameters."""
         table = pd.concat([self.train.table, self.validation.table])
-        table = table.sort_values(["user", "timestamp", "item"], ignore_index=True)
+        user, item, time = (table[c].to_numpy() for c in ("user", "item", "timestamp"))
+        table = table.iloc[order_in_time(user, item, time)].reset_index(drop=True)
         return attrs.evolve(self.train, table=table)
 
 
 def _cuts(count, train: float, validation: float) -> tuple:
     """Where to cut so many things into three parts: two indices, rounded down."""
+    train, validation = finite_number("train", train), finite_number("validation", validation)
     if not (train > 0 and validation > 0 and train + validation < 1):
         raise DataError(
             f"train={train} and validation={validation} leave no room for three parts; give "
@@ -44,19 +47,30 @@ def _cuts(count, train: float, validation: float) -> tuple:
 
 def _index_in_user(ratings: Ratings) -> np.ndarray:
     """int64[n]: each row counted from 0 among the rows of its user."""
-    return np.arange(len(ratings)) - ratings.bounds[ratings.table["user"]]
+    bounds = ratings.bounds
+    return np.arange(len(ratings)) - np.repeat(bounds[:-1], np.diff(bounds))
 
 
-def split_by_time(ratings: Ratings, train: float = 0.8, validation: float = 0.1) -> Split:
+def split_by_time(
+    ratings: Ratings, train: float = 0.8, validation: float = 0.1, seed: int = 0
+) -> Split:
     """Splits every user's ratings by time: the oldest to train on, the newest to test.
+
+    Of ratings that a user gave at one time none is the newer. There a hash of user and movie
+    decides, and the parts stand in its order; `ratings.tied` is the share of the ratings that
+    this touches.
 
     Args:
         ratings: the ratings.
         train: share of each user's ratings to train on, rounded down.
         validation: share of each user's ratings to choose hyperparameters with.
+        seed: decides the order of ratings of one time.
 
     Raises:
-        DataError: when a user has ratings, but too few to be in all three parts.
+        DataError: when a user has ratings, but too few to be in all three parts, or when all
+            ratings of each user bear one time.
+        TypeError: if an argument is of the wrong kind.
+        ValueError: if a share is not finite, or the seed negative.
     """
     counts = np.diff(ratings.bounds)
     first, second = _cuts(counts, train, validation)
@@ -67,8 +81,12 @@ def split_by_time(ratings: Ratings, train: float = 0.8, validation: float = 0.1)
             f"user {ratings.user_ids[u]} has {counts[u]} ratings, too few for three parts; "
             "leave such users out with ratings.select."
         )
-    user, index = ratings.table["user"], _index_in_user(ratings)
-    part = (index >= first[user]).astype(int) + (index >= second[user])
+    ratings.check_times()
+    order = ratings.in_time(seed)
+    if (order[1:] < order[:-1]).any():
+        ratings = attrs.evolve(ratings, table=ratings.table.iloc[order].reset_index(drop=True))
+    user, index = ratings.table["user"].to_numpy(), _index_in_user(ratings)
+    part = (index >= first[user]).astype(np.int8) + (index >= second[user])
     return Split(*(ratings.select(part == i) for i in range(3)))
 
 
@@ -85,12 +103,16 @@ def split_at_random(
 
     Raises:
         DataError: when there are too few ratings for three parts.
+        TypeError: if an argument is of the wrong kind.
+        ValueError: if a share is not finite, or the seed negative.
     """
     first, second = _cuts(len(ratings), train, validation)
     if not 0 < first < second < len(ratings):
         raise DataError(f"{len(ratings)} ratings are too few for three parts; use more ratings.")
-    order = np.random.default_rng(seed).permutation(len(ratings))
-    return Split(*(ratings.select(rows) for rows in np.split(order, [first, second])))
+    order = np.random.default_rng(whole_number("seed", seed, 0)).permutation(len(ratings))
+    part = np.zeros(len(ratings), np.int8)
+    part[order[first:second]], part[order[second:]] = 1, 2
+    return Split(*(ratings.select(part == i) for i in range(3)))
 
 
 def split_users(
@@ -111,15 +133,20 @@ def split_users(
 
     Raises:
         DataError: when there are too few users for three parts.
+        TypeError: if an argument is of the wrong kind.
+        ValueError: if a share is not finite, the seed negative, or `max_ratings` below one.
     """
-    users = np.unique(ratings.table["user"])
+    users = np.flatnonzero(np.diff(ratings.bounds))
     first, second = _cuts(len(users), train, validation)
     if not 0 < first < second < len(users):
         raise DataError(f"{len(users)} users are too few for three parts; use more users.")
-    order = np.random.default_rng(seed).permutation(users)
-    kept = _index_in_user(ratings) < max_ratings
-    parts = np.split(order, [first, second])
-    return Split(*(ratings.select(kept & ratings.table["user"].isin(part)) for part in parts))
+    order = np.random.default_rng(whole_number("seed", seed, 0)).permutation(users)
+    part = np.zeros(ratings.num_users, np.int8)
+    part[order[first:second]], part[order[second:]] = 1, 2
+    rows = part[ratings.table["user"].to_numpy()]
+    beyond = _index_in_user(ratings) >= whole_number("max_ratings", max_ratings, 1)
+    rows[ratings.in_time()[beyond]] = 3
+    return Split(*(ratings.select(rows == i) for i in range(3)))
 
 
 def support_and_query(ratings: Ratings) -> tuple[Ratings, Ratings]:

@@ -14,13 +14,14 @@ from ..checks import whole_number
 
 
 @tf.function
-def evaluate_client(model, dataset, scale=(1.0, 5.0)) -> OrderedDict:
+def evaluate_client(model, dataset, scale) -> OrderedDict:
     """Judges a model on a client's ratings.
 
     Args:
         model: a TFF `VariableModel` that predicts stars, float32 `[batch, 1]`.
         dataset: the client's ratings, unbatched, an element `OrderedDict(x=..., y=...)`.
-        scale: the lowest and the highest rating, in stars, to which predictions are clipped.
+        scale: the lowest and the highest rating, in stars, to which predictions are clipped;
+            `Ratings.scale` has them.
 
     Returns:
         `num_examples`, int64, and `rmse` in stars, float32; NaN without ratings.
@@ -33,7 +34,9 @@ def evaluate_client(model, dataset, scale=(1.0, 5.0)) -> OrderedDict:
     return OrderedDict(num_examples=count, rmse=tf.sqrt(squares / tf.cast(count, tf.float32)))
 
 
-def build_strategy(group: str, optimizer, batch_size: int = 5) -> Callable[[], Callable]:
+def build_strategy(
+    group: str, optimizer, scale: tuple[float, float], batch_size: int = 5
+) -> Callable[[], Callable]:
     """Returns a strategy for `build_personalization_eval_computation`: adapt, then evaluate.
 
     Args:
@@ -41,6 +44,7 @@ def build_strategy(group: str, optimizer, batch_size: int = 5) -> Callable[[], C
             frozen items, "trainable_variables" to fine-tune the items, too.
         optimizer: a `tff.learning.optimizers` optimizer, which takes a step per batch, in the
             order of the training data.
+        scale: as for `evaluate_client`.
         batch_size: ratings per step.
 
     Raises:
@@ -64,7 +68,7 @@ def build_strategy(group: str, optimizer, batch_size: int = 5) -> Callable[[], C
                 state, moved = optimizer.next(state, weights, gradients)
                 for variable, weight in zip(variables, moved, strict=True):
                     variable.assign(weight)
-            return evaluate_client(model, test_data)
+            return evaluate_client(model, test_data, scale)
 
         return adapt_and_evaluate
 

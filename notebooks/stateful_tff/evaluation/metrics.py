@@ -16,22 +16,12 @@ from .bootstrap import bounds, populations
 LARGEST_CLOSE_ERROR = 0.5  # stars; accuracy counts the errors up to this one
 
 
-def rating_scale(ratings: Ratings) -> tuple[float, float]:
-    """Returns the ends of the scale that predictions are clipped to, in stars.
-
-    They are 1 and 5, and wider apart where the ratings are: half a star in MovieLens-latest-small.
-    They are never closer, since a few test ratings need not hold the ends of the scale.
-    """
-    stars = ratings.table["rating"]
-    return float(min(1.0, stars.min())), float(max(5.0, stars.max()))
-
-
 def clipped_errors(predicted: np.ndarray, ratings: Ratings) -> np.ndarray:
     """Returns the errors of predictions: prediction minus rating, after clipping to the scale.
 
     Args:
         predicted: one prediction per row of `ratings.table`, in stars, `[n]`, or those of several
-            runs, `[runs, n]`; clipped to `rating_scale`.
+            runs, `[runs, n]`; clipped to `ratings.scale`.
         ratings: the true ratings.
 
     Returns:
@@ -50,7 +40,7 @@ def clipped_errors(predicted: np.ndarray, ratings: Ratings) -> np.ndarray:
     if not np.isfinite(predicted).all():
         row = np.argwhere(~np.isfinite(predicted))[0][-1]
         raise ValueError(f"The prediction for row {row} of the ratings is not a finite number.")
-    return np.clip(predicted, *rating_scale(ratings)) - ratings.table["rating"].to_numpy()
+    return np.clip(predicted, *ratings.scale) - ratings.table["rating"].to_numpy()
 
 
 def per_user(predicted: np.ndarray, ratings: Ratings) -> pd.DataFrame:

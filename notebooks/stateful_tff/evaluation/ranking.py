@@ -37,26 +37,33 @@ def leave_one_out(
 ) -> LeaveOneOut:
     """Sets the task of finding each user's last test movie among those never rated.
 
+    Of several that a user rated last, at one time, a hash of user and movie takes one, so that
+    neither ids nor the order in a file tell which.
+
     Args:
         ratings: all ratings, so that no movie which the user knows competes.
-        test: the newest ratings, in the order of time.
-        seed: decides the sampled movies.
+        test: the newest ratings.
+        seed: decides the sampled movies, and which of several last movies is taken.
         negatives: how many to sample for each user.
 
     Raises:
-        TypeError: if `negatives` is no whole number.
-        ValueError: if it is below one, there are no test ratings, or a user has rated so many
-            movies that there are too few to sample.
+        TypeError: if a number is not whole.
+        ValueError: if one is too small, there are no test ratings, or a user has rated so many
+            movies that there are too few to sample; a `DataError` if all ratings of each user
+            bear one time.
     """
+    seed, negatives = whole_number("seed", seed, 0), whole_number("negatives", negatives, 1)
     users = np.flatnonzero(np.diff(test.bounds))
     if not len(users):
         raise ValueError("There are no test ratings to take a last movie of; give at least one.")
-    target = test.table["item"].to_numpy(np.int64)[test.bounds[users + 1] - 1]
+    ratings.check_times()
+    last = test.in_time(seed)[test.bounds[users + 1] - 1]
+    target = test.table["item"].to_numpy(np.int64)[last]
     unknown = np.ones((ratings.num_users, ratings.num_items), bool)
     unknown[ratings.table["user"], ratings.table["item"]] = False
     unknown = unknown[users]
     fewest = unknown.sum(axis=1).min()
-    if fewest < whole_number("negatives", negatives, 1):
+    if fewest < negatives:
         raise ValueError(f"A user has {fewest} movies left, too few to sample {negatives}.")
     keys = np.random.default_rng(seed).random(unknown.shape, np.float32)
     drawn = np.argpartition(np.where(unknown, keys, 2), negatives - 1, axis=1)[:, :negatives]
