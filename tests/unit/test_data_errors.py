@@ -236,6 +236,7 @@ def bomb():
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:
         archive.writestr("ml-1m/ratings.dat", DAT)
+        archive.writestr("ml-1m/movies.dat", DAT_MOVIES)
         archive.infolist()[0].file_size = 3_000_000_000
     return buffer.getvalue()
 

@@ -50,22 +50,23 @@ def download(name: str, cache_dir: str | os.PathLike | None = None) -> Path:
     server = os.environ.get("STATEFUL_TFF_MIRROR", "").strip() or _SERVER
     url = f"{server.rstrip('/')}/{name}.zip"
     cache_dir = Path(cache_dir or pooch.os_cache("stateful_tff"))
+    cause = None
     try:
         return _fetch(url, checksum, f"{name}.zip", cache_dir)
     except requests.exceptions.SSLError as error:
-        reason, shown = _cause(error), _without_password(url)
-        if not reason.startswith(_CERTIFICATE) or not checksum.startswith("sha256:"):
-            raise DataError(f"{shown}: {reason}; {_ADVICE}.") from error
-        print(
-            f"Notice: {reason}; {name}.zip is downloaded from {urlsplit(url).hostname} all the "
-            "same, and identified by its SHA-256."
-        )
+        cause, reason = error, _cause(error)
+    if not reason.startswith(_CERTIFICATE) or not checksum.startswith("sha256:"):
+        raise _failure(url, reason) from _told(url, cause)
+    print(
+        f"Notice: {reason}; {name}.zip is downloaded from {urlsplit(url).hostname} all the same, "
+        "and identified by its SHA-256."
+    )
     try:
         return _fetch(url, checksum, f"{name}.zip", cache_dir, checked=False)
     except DataError as error:
-        raise DataError(f"{str(error).rstrip('.')} ({reason}).") from error
+        raise DataError(f"{str(error).rstrip('.')} ({reason}).") from error.__cause__
     except requests.exceptions.SSLError as error:
-        raise DataError(f"{shown}: {_cause(error)}; {_ADVICE}.") from error
+        raise _failure(url, _cause(error)) from _told(url, error)
 
 
 def _fetch(url: str, checksum: str, file: str, cache_dir: Path, checked: bool = True) -> Path:
@@ -74,7 +75,6 @@ def _fetch(url: str, checksum: str, file: str, cache_dir: Path, checked: bool = 
     bar = progress(None, f"Downloading {file}", total=1)
     # Without a certificate nobody is told a password that .netrc keeps for the server.
     options = {} if checked else dict(verify=False, auth=lambda request: request)
-    shown = _without_password(url)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", urllib3.exceptions.InsecureRequestWarning)
@@ -83,23 +83,31 @@ def _fetch(url: str, checksum: str, file: str, cache_dir: Path, checked: bool = 
     except requests.exceptions.SSLError:
         raise
     except requests.HTTPError as error:
-        answer = error.response.status_code
-        raise DataError(f"{shown}: answer {answer}; {_ADVICE}.") from error
+        raise _failure(url, f"answer {error.response.status_code}") from _told(url, error)
     except requests.RequestException as error:
-        raise DataError(f"{shown}: {_cause(error)}; {_ADVICE}.") from error
+        raise _failure(url, _cause(error)) from _told(url, error)
     except ValueError as error:
-        if "hash" not in str(error):
-            raise DataError(f"{shown} is no address of a server; {_ADVICE}.") from error
-        raise DataError(
-            f"{shown}: not the official file, its checksum differs; {_ADVICE}."
-        ) from error
+        words = "this is no address of a server; look at STATEFUL_TFF_MIRROR"
+        if "hash" in str(error):
+            words = "not the official file, its checksum differs"
+        raise _failure(url, words) from _told(url, error)
     except OSError as error:
         if "certificate" in str(error):  # what requests raises over a file that is not there
-            raise DataError(f"{shown}: {_bundle()}; correct or unset it.") from error
+            raise _failure(url, _bundle()) from _told(url, error)
         words = error.strerror or error
         raise DataError(f"{cache_dir}: cannot store {file} ({words}).") from error
     finally:
         bar.close()
+
+
+def _failure(url: str, words: str) -> DataError:
+    """Makes the error of a download."""
+    return DataError(f"{_without_password(url)}: {words}; {_ADVICE}.")
+
+
+def _told(url: str, error: Exception) -> Exception | None:
+    """Returns what the libraries say, unless it may hold a password of the address."""
+    return error if _without_password(url) == url else None
 
 
 def _cause(error: requests.RequestException) -> str:

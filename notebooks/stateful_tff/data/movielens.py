@@ -15,7 +15,7 @@ import pandas as pd
 from . import archives
 from .grouplens import download
 from .parsing import FIRST_SECOND, LAST_SECOND, parse_movies, parse_ratings
-from .ratings import DataError, Ratings, index_ratings
+from .ratings import DataError, Ratings, has_fractions, index_ratings
 from .releases import HIGHEST_RATING, LAYOUTS, RELEASES, recognize
 from .synthetic import synthetic_ratings
 
@@ -63,7 +63,8 @@ def _read(files: archives.RatingsFiles) -> Ratings:
             f"{files.movies_file} has no line for movie {unknown[0]}, which is rated in "
             f"{files.layout}; take both files from the same zip."
         )
-    name, scale = recognize(files.layout, raw["user"].to_numpy(), raw["rating"].to_numpy())
+    counts = len(raw), len(pd.unique(raw["user"]))
+    name, scale = recognize(files.layout, *counts, has_fractions(raw["rating"].to_numpy()))
     return index_ratings(name, raw, movies, scale=scale)
 
 
@@ -209,9 +210,10 @@ def _read_named(where: Path, name: str) -> Ratings:
         if name in ("auto", ratings.name):
             return ratings
         others.append(str(ratings))
-    found = f"but {others[0]}" if others else "in a folder or zip of that name"
+    missing = "MovieLens" if name == "auto" else name
+    if others:
+        missing += f" but {others[0]}"
     raise DataError(
-        f"STATEFUL_TFF_DATA names {str(where)!r}, which holds no "
-        f"{'MovieLens' if name == 'auto' else name} {found}; name a folder that holds the zip, or "
-        "the word synthetic."
+        f"STATEFUL_TFF_DATA names {str(where)!r}, which holds no {missing}; name a folder that "
+        "holds the zip, or the word synthetic."
     )

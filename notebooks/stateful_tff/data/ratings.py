@@ -73,7 +73,7 @@ class Ratings:
         rating = self.table["rating"].to_numpy()
         low, high = _ends(rating)
         scale = self.scale or _usual_scale(rating, low, high)
-        if scale == (1.0, 5.0) and (rating % 1).any():
+        if scale == (1.0, 5.0) and has_fractions(rating):
             scale = _usual_scale(rating, low, high)
         wider = min(float(scale[0]), low), max(float(scale[1]), high)
         object.__setattr__(self, "scale", wider)
@@ -158,7 +158,8 @@ class Ratings:
             if len(rows) and not 0 <= rows[0] <= rows[-1] < len(self):
                 odd = rows[0] if rows[0] < 0 else rows[-1]
                 raise DataError(f"There is no row {odd}; rows run from 0 to {len(self) - 1}.")
-        return attrs.evolve(self, table=self.table.iloc[rows].reset_index(drop=True))
+        columns = {name: self.table[name].to_numpy()[rows] for name in self.table}
+        return attrs.evolve(self, table=pd.DataFrame(columns, copy=False))
 
     def __len__(self) -> int:
         """Number of ratings."""
@@ -193,9 +194,14 @@ def _usual_scale(rating: np.ndarray, low: float, high: float) -> tuple[float, fl
     """One to five stars, or half a star to five, where all ratings fit there; else the ends."""
     if not len(rating):
         return 1.0, 5.0
-    if 0.5 <= low and high <= 5 and not (rating * 2 % 1).any():
-        return (0.5 if (rating % 1).any() else 1.0), 5.0
+    if 0.5 <= low and high <= 5 and not has_fractions(rating * 2):
+        return (0.5 if has_fractions(rating) else 1.0), 5.0
     return low, high
+
+
+def has_fractions(numbers: np.ndarray) -> bool:
+    """Whether one of the numbers is not whole."""
+    return bool((numbers != np.floor(numbers)).any())
 
 
 def _in_ties(user: np.ndarray, time: np.ndarray) -> np.ndarray:
@@ -217,8 +223,9 @@ def order_in_time(user: np.ndarray, item: np.ndarray, time: np.ndarray, seed: in
     if not len(user):
         return np.zeros(0, np.int64)
     start, end = int(time.min()), int(time.max())
-    if (int(user.max()) + 1) * (end - start + 1) < 2**63:  # both in one number
-        key = user.astype(np.int64) * (end - start + 1) + (time - start)
+    if (int(user.max()) + 1) * (end - start + 1) + max(abs(start), abs(end)) < 2**63:
+        key = np.multiply(user, end - start + 1, dtype=np.int64)
+        key += time
         order = None if (key[1:] >= key[:-1]).all() else np.argsort(key, kind="stable")
     else:
         order = np.lexsort((time, user))

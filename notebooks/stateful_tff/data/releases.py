@@ -6,7 +6,6 @@ Knows nothing of folders, zips, downloads, parsing, splits, models and TFF.
 from __future__ import annotations
 
 import attrs
-import numpy as np
 
 
 @attrs.frozen(kw_only=True)
@@ -115,23 +114,25 @@ RELEASES = {
 }
 
 
-def recognize(layout: str, user: np.ndarray, rating: np.ndarray) -> tuple[str, tuple]:
+def recognize(
+    layout: str, num_ratings: int, num_users: int, half_stars: bool
+) -> tuple[str, tuple[float, float]]:
     """Returns which release ratings are, and the ends of their scale, by what they hold.
 
     Args:
         layout: the name of the ratings file, which decides how it is written.
-        user: int64[n], who rated.
-        rating: float32[n], in stars.
+        num_ratings: how many ratings there are.
+        num_users: by how many users.
+        half_stars: whether there are half stars among them.
 
     Returns:
-        The name of the release whose numbers of ratings and users these are, or "movielens", as
-        for a part of one; and the lowest and the highest rating that the release allows. In the
-        layout of ML-1M and ML-10M half stars tell which of the two it is.
+        The name of the release with these numbers, or "movielens", as for a part of one; and the
+        lowest and the highest rating that the release allows. In the layout of ML-1M and ML-10M
+        half stars tell which of the two it is.
     """
-    halves = bool((rating % 1).any())
-    counts = len(user), len(np.unique(user))
     for name, release in RELEASES.items():
-        if release.layout == layout and counts in release.counts and halves <= (release.step < 1):
+        fits = release.layout == layout and half_stars <= (release.step < 1)
+        if fits and (num_ratings, num_users) in release.counts:
             return name, (release.step, HIGHEST_RATING)
-    step = LAYOUTS[layout].step if layout == "ratings.csv" or halves else 1.0
+    step = LAYOUTS[layout].step if layout == "ratings.csv" or half_stars else 1.0
     return "movielens", (step, HIGHEST_RATING)

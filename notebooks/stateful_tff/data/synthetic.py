@@ -86,8 +86,8 @@ def synthetic_ratings(
         )
     if num_users * num_items > _MOST_CELLS or num_factors > _MOST_FACTORS:
         raise DataError(
-            f"{num_users} users, {num_items} movies and {num_factors} factors are too many to "
-            f"draw; users times movies are at most {_MOST_CELLS:,}, factors {_MOST_FACTORS}."
+            f"num_users={num_users}, num_items={num_items} and num_factors={num_factors} are too "
+            f"many; users times movies are at most {_MOST_CELLS:,}, factors {_MOST_FACTORS}."
         )
     median = min(max(24, num_items // 8), 96)
     if median_ratings is not None:

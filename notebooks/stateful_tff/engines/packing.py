@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 import attrs
 import numpy as np
+import pandas as pd
 import tensorflow_federated as tff
 
 from ..checks import client_ids, whole_number
@@ -100,13 +101,17 @@ class PackedRatings:
         self.batch_size, self.shuffle_seed = clients.batch_size, clients.shuffle_seed
         self.counts, self.starts = clients.counts, clients.starts
         self.items = clients.x[:, 0].astype(np.int32)
-        self.levels, codes = np.unique(clients.y[:, 0], return_inverse=True)
+        codes, levels = pd.factorize(clients.y[:, 0])
+        order = np.argsort(levels)
+        self.levels = levels[order]
         if len(self.levels) > 256:
             raise DataError(
                 f"The ratings take {len(self.levels)} different values, and a shard holds at "
                 "most 256; round them, or use the per-client or the vectorized engine."
             )
-        self.codes = codes.astype(np.uint8)
+        place = np.zeros(len(order), np.uint8)
+        place[order] = np.arange(len(order))
+        self.codes = place[codes]
         if not len(self.levels):
             self.levels = np.zeros(1, np.float32)  # padding has a level, too
         owner = np.repeat(np.arange(len(self.counts)), self.counts)
