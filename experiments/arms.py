@@ -22,6 +22,7 @@ import attrs
 import numpy as np
 
 from stateful_tff import data
+from stateful_tff.evaluation.drift import drift
 from stateful_tff.evaluation.metrics import per_user
 from stateful_tff.evaluation.paired import UserErrors, paired_difference, user_errors
 from stateful_tff.experiment import Experiment
@@ -78,6 +79,7 @@ class Arm:
             solution of the users' side, with `serve_l2` and `shrink`.
         serve_l2: the penalty per rating of that solution; left out, `l2`.
         shrink: its penalty per user.
+        drift: reach and shrink of the drift that the device adds; left out, none.
     """
 
     method: Method = stateful
@@ -92,10 +94,11 @@ class Arm:
     passes: int | str = 0
     serve_l2: float | None = None
     shrink: float = 0.01
+    drift: tuple[float, float] | None = None
 
     def trained_like(self) -> tuple:
         """Returns what decides the training; arms that differ in serving share it."""
-        served = ("passes", "serve_l2", "shrink")
+        served = ("passes", "serve_l2", "shrink", "drift")
         fields = attrs.asdict(self, recurse=False).items()
         return tuple(value for name, value in fields if name not in served)
 
@@ -122,7 +125,21 @@ class Arm:
             local = experiment.local_weights()
             for done in range(self.passes):
                 local = experiment.serve(1, task.support, start=local, round_num=done)
-        return experiment.predict(task.judged, local)
+        return with_drift(lambda ratings: experiment.predict(ratings, local), task, self.drift)
+
+
+def with_drift(predict: Callable, task: Task, setting: tuple[float, float] | None) -> np.ndarray:
+    """Returns the predictions of the judged ratings, with the drift that a device would add.
+
+    Args:
+        predict: from ratings to predictions.
+        task: the task.
+        setting: reach and shrink, or `None` for no drift.
+    """
+    if setting is None:
+        return predict(task.judged)
+    residuals = task.support.table["rating"].to_numpy() - predict(task.support)
+    return predict(task.judged) + drift(task.support, residuals, task.judged, *setting)
 
 
 def run(task: tuple, arms: dict[str, Arm]) -> list[tuple]:

@@ -12,6 +12,7 @@ STATEFUL_TFF_DATA names the folder or the zip of MovieLens-1M; on other ratings,
 
 import argparse
 import time
+from functools import partial
 
 from experiments.arms import (
     Arm,
@@ -19,6 +20,7 @@ from experiments.arms import (
     Task,
     ratings_of,
     run_all,
+    with_drift,
     write_difference,
     write_values,
 )
@@ -73,24 +75,28 @@ FINAL = {
     "federated": FEDERATED,
     "federated, as kept": attrs.evolve(FEDERATED, passes=0),
 }
+# What the device can add, from the times of its own ratings; chosen on validation ratings.
+DRIFTS = [(reach, shrink) for reach in (5.0, 10.0, 30.0) for shrink in (5.0, 8.0)]
+
+
+def fitted_by_sgd(task: Task):
+    """Plain SGD on all ratings in one place, with the same model."""
+    return centralized.fit_sgd(
+        task.training, num_factors=50, l2=0.05, rate=0.02, epochs=15, batch_size=1000,
+        seed=task.seed,
+    )  # fmt: skip
 
 
 def sgd_in_one_place(task: Task):
-    """Plain SGD on all ratings in one place, with the same model."""
-    fitted = centralized.fit_sgd(
-        task.training, num_factors=50, l2=0.05, rate=0.02, epochs=15, batch_size=1000,
-        seed=task.seed,
-    )  # fmt: skip
+    """The predictions of SGD; new users are fitted to their support ratings."""
+    fitted = fitted_by_sgd(task)
     return (fitted.fold_in(task.support, 0.05, 2.0) if task.unseen else fitted).predict(task.judged)
 
 
-def sgd_served_exactly(task: Task):
+def sgd_served_exactly(task: Task, drift=None):
     """The same, with the users' side fitted exactly at the end, as the federated arm is served."""
-    fitted = centralized.fit_sgd(
-        task.training, num_factors=50, l2=0.05, rate=0.02, epochs=15, batch_size=1000,
-        seed=task.seed,
-    )  # fmt: skip
-    return fitted.fold_in(task.support, 0.03, 2.0).predict(task.judged)
+    fitted = fitted_by_sgd(task).fold_in(task.support, 0.03, 2.0)
+    return with_drift(fitted.predict, task, drift)
 
 
 def als_in_one_place(task: Task):
@@ -132,7 +138,15 @@ def main() -> None:
         fields = shared | dict(protocol=protocol)
         # A new user has no state to be served as kept.
         arms = {k: arm for k, arm in FINAL.items() if arm.passes != 0 or protocol != "unseen"}
-        found = run_all(options.data, protocol, seeds, arms, others=OTHERS)
+        tried = {f"drift {d}": attrs.evolve(FEDERATED, drift=d) for d in DRIFTS}
+        found = run_all(options.data, protocol, [0], tried, final=False)
+        write_values(recorder, found, [0], **shared, protocol=f"{protocol}, validation")
+        best = min(DRIFTS, key=lambda d: found[f"drift {d}"][0][0].rmse)
+        arms["federated and drift"] = attrs.evolve(FEDERATED, drift=best)
+        others = OTHERS | {
+            "centralized SGD, served exactly, and drift": partial(sgd_served_exactly, drift=best)
+        }
+        found = run_all(options.data, protocol, seeds, arms, others=others)
         write_values(recorder, found, seeds, **fields)
         for first, second in [
             ("federated", "centralized SGD"),
@@ -140,6 +154,8 @@ def main() -> None:
             ("federated", "centralized ALS"),
             ("federated", "base"),
             ("federated", "federated, as kept"),
+            ("federated and drift", "federated"),
+            ("federated and drift", "centralized SGD, served exactly, and drift"),
         ]:
             if second in found:
                 write_difference(recorder, found, first, second, **fields)
