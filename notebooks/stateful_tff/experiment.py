@@ -22,7 +22,8 @@ from .methods import Method, local_only, sgd, stateful
 from .models import MatrixFactorization
 from .state import ClientState
 from .stores import MemoryStore
-from .stores.memory import as_arrays, stacked_rows
+from .stores.contract import as_arrays
+from .stores.memory import stacked_rows
 from .training import Round, UniformSampler, rounds
 
 

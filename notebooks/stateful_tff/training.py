@@ -18,6 +18,7 @@ import numpy as np
 import tensorflow as tf
 
 from .checks import client_ids, whole_number
+from .plans import described, shown_ids
 from .progress import progress
 from .state import ServerState
 
@@ -36,15 +37,17 @@ def sample_cohort(num_clients: int, cohort_size: int, round_num: int, seed: int 
         int64[cohort_size], the ids, in random order.
 
     Raises:
-        TypeError: if a number is not whole.
+        TypeError: if a number or the seed is not whole.
         ValueError: if there are fewer clients, or the cohort is empty.
     """
+    num_clients = whole_number("num_clients", num_clients, 1)
     if not 1 <= whole_number("cohort_size", cohort_size) <= num_clients:
         raise ValueError(
             f"A cohort of {cohort_size} cannot be drawn from {num_clients} "
             f"clients; choose a size from 1 to {num_clients}."
         )
-    seeds = [seed, whole_number("round_num", round_num, 0)]
+    seeds = [whole_number("seed", seed, 0)]
+    seeds.append(whole_number("round_num", round_num, 0))
     rng = np.random.default_rng(seeds)
     return rng.choice(num_clients, cohort_size, replace=False)
 
@@ -81,7 +84,7 @@ class DivergenceError(ArithmeticError):
 # %% ../05_training_loop.ipynb #a04bd6d8
 def _plan(sampler, clients) -> dict:
     """Returns what decides the rounds of a run apart from its process."""
-    plan = {"sampler": getattr(sampler, "__qualname__", None) or repr(sampler)}
+    plan = {"sampler": described(sampler)}
     names = ("batch_size", "shuffle_seed", "num_clients")
     kept = {name: getattr(clients, name) for name in names if hasattr(clients, name)}
     return plan | kept
@@ -167,14 +170,14 @@ class UniformSampler:
         seed: decides all draws.
     """
 
-    clients = attrs.field(repr=lambda ids: str(np.size(ids) if np.ndim(ids) else ids))
-    cohort_size = attrs.field()
-    seed = attrs.field(default=0)
+    clients = attrs.field(repr=shown_ids)
+    cohort_size = attrs.field(repr=str)
+    seed = attrs.field(default=0, repr=str)
 
     def __call__(self, round_num: int) -> np.ndarray:
         """Returns the ids of a round, counted from 0; int64[cohort_size]."""
         size, seed = self.cohort_size, self.seed
         if np.ndim(self.clients) == 0:
-            return sample_cohort(int(self.clients), size, round_num, seed)
+            return sample_cohort(self.clients, size, round_num, seed)
         drawn = sample_cohort(len(self.clients), size, round_num, seed)
         return np.asarray(self.clients)[drawn]

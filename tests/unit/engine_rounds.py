@@ -12,8 +12,7 @@ from stateful_tff.data import ClientDatasets, ExampleDatasets
 from stateful_tff.methods import BOTH, Optimizers, Phase, in_phases, stateful
 from stateful_tff.models import FunctionalModel, MatrixFactorization
 from stateful_tff.stores import MemoryStore
-from stateful_tff.stores.memory import checked_states
-from stateful_tff.training import Round
+from stateful_tff.stores.contract import as_arrays
 
 SGD = tff.learning.optimizers.build_sgdm
 RATES = Optimizers(SGD(0.7), SGD(0.1), SGD(0.05))
@@ -83,7 +82,12 @@ def one_round(process, server, clients, cohort, store, round_num=0, inputs=None)
     """Runs a round; returns the server state, the metrics and the states by ascending id."""
     data, ids = (inputs or process.inputs)(clients, cohort, round_num)
     after, metrics, states = process.next(server, data, [store[some] for some in ids])
-    states = checked_states(Round(1, np.array(cohort), after, states, metrics, 0.0, 0.0))
+    stacks = [
+        state if np.ndim(state.index) else tf.nest.map_structure(lambda part: part[None], state)
+        for state in map(as_arrays, states)
+    ]
+    states = tf.nest.map_structure(lambda *parts: np.concatenate(parts), *stacks)
+    assert sorted(states.index) == sorted(cohort)
     order = np.argsort(states.index)
     return after, metrics, tf.nest.map_structure(lambda part: part[order], states)
 

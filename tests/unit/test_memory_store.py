@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from store_runs import CLIENTS, PROCESS, assert_same_states, round_of, state_of
 
 from stateful_tff.stores import MemoryStore
-from stateful_tff.stores.memory import as_arrays
+from stateful_tff.stores.contract import as_arrays
 
 
 def new_store():

@@ -100,20 +100,44 @@ def test_many_runs_can_be_opened_at_once_in_an_empty_server(postgres_url):
         list(threads.map(open_and_close, range(8)))
 
 
-def test_a_lost_connection_closes_the_store_for_good(postgres_url):
-    store = open_store(postgres_url)
-    store.commit(round_of(1, [1]))
-    with kill_and_resume.engine_of(postgres_url).connect() as connection:
+def end_connections(url):
+    """What a restart of the server, or a firewall, does to open connections."""
+    with kill_and_resume.engine_of(url).connect() as connection:
         connection.exec_driver_sql(
             "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid <> pg_backend_pid()"
             " AND datname = current_database()"
         )
-    with pytest.raises(StoreError, match="connection to the server was lost; open the store again"):
+
+
+def test_after_a_lost_connection_the_lock_is_taken_before_anything_else(postgres_url):
+    store = open_store(postgres_url)
+    store.commit(round_of(1, [1]))
+    end_connections(postgres_url)
+    with pytest.raises(StoreError, match="connection to the server was lost; run this again once"):
         store.commit(round_of(2, [1]))
+    store.commit(round_of(2, [1]))
+    with pytest.raises(StoreError, match=OPEN_ALREADY):
+        open_store(postgres_url)
+    store.close()
     with pytest.raises(StoreError, match="was closed; open the store again"):
-        store.commit(round_of(2, [1]))
-    with open_store(postgres_url) as store:
-        assert store.round_num == 1
+        store.commit(round_of(3, [1]))
+
+
+def test_whoever_opened_a_run_last_writes_it(postgres_url):
+    first = open_store(postgres_url)
+    first.commit(round_of(1, [1]))
+    end_connections(postgres_url)
+    with open_store(postgres_url) as second:
+        with pytest.raises(StoreError, match="connection to the server was lost"):
+            _ = first.round_num
+        with pytest.raises(StoreError, match=OPEN_ALREADY):
+            first.commit(round_of(2, [1]))
+        second.commit(round_of(2, [2]))
+    with pytest.raises(StoreError, match="was opened elsewhere since; go on there, or open it"):
+        first.commit(round_of(3, [1]))
+    first.close()
+    with open_store(postgres_url) as third:
+        assert third.round_num == 2 and third.visited.tolist() == [1, 2]
 
 
 def test_another_model_version_or_plan_is_refused_by_name(url, monkeypatch):
@@ -168,7 +192,7 @@ def test_settings_are_what_json_holds_and_may_have_any_name(tmp_path):
         assert store.num_clients == CLIENTS
 
 
-@pytest.mark.parametrize("version", [0, 3])
+@pytest.mark.parametrize("version", [0, 4])
 def test_another_schema_version_is_refused_by_name(url, version):
     train(url, 1)
     with kill_and_resume.engine_of(url).begin() as connection:

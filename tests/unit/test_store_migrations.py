@@ -1,4 +1,4 @@
-"""Databases that the first edition wrote, opened by this one."""
+"""Databases of older schema versions, opened by this one."""
 
 import contextlib
 import importlib.metadata
@@ -15,7 +15,10 @@ from stateful_tff.stores import SqlStore, StoreError
 from stateful_tff.stores.schema import SCHEMA_VERSION
 from stateful_tff.training import Round
 
-VERSION_1 = (Path(__file__).parent / "data" / "store_version_1.sql").read_text()
+VERSION_1, VERSION_2 = (
+    (Path(__file__).parent / "data" / f"store_version_{number}.sql").read_text()
+    for number in (1, 2)
+)
 SETTINGS = dict(rate=0.5)
 
 
@@ -41,7 +44,17 @@ def state_of(client, weight, momentum, last_round, num_visits):
 @pytest.fixture
 def old(url):
     """A database of version 1, with the packages of today."""
-    script = VERSION_1
+    return written(url, VERSION_1)
+
+
+@pytest.fixture
+def of_version_2(url):
+    """The same runs, of version 2."""
+    return written(url, VERSION_2)
+
+
+def written(url, script):
+    """Writes a database, with the packages of today, and returns its URL."""
     for package in ("tensorflow", "tensorflow-federated", "numpy"):
         now = f'"{package}": "{importlib.metadata.version(package)}"'
         script = re.sub(f'"{package}": "[^"]*"', now, script)
@@ -93,6 +106,35 @@ def test_a_run_of_version_1_is_whole_and_goes_on(old, name, visits):
         assert store[3].local_weights[0].tolist() == [[34, 34]]
 
 
+@pytest.mark.parametrize("name", ["plain", "kept"])
+def test_a_run_of_version_2_is_whole_and_goes_on(of_version_2, name):
+    options = dict(keep_states=name == "kept")
+    with open_store(of_version_2, name, **options) as store:
+        assert store.round_num == len(store.history) == 3
+        assert store.server_state.model_weights[0].tolist() == [[3, 3]] * 3
+        assert store.num_visits.tolist() == [2, 1, 0, 3, 0]
+        assert store[range(5)].local_weights[0][:, 0, 0].tolist() == [3, 12, 0.5, 33, 0.5]
+        if name == "kept":
+            assert [int(store.state_at(3, r).num_visits) for r in range(4)] == [0, 1, 2, 3]
+        store.keep_plan(dict(sampler="another(seed=0)"))  # what version 2 noted says too little
+        store.commit(round_4([3, 2], [4, 1]))
+        store.forget(0)
+    with open_store(of_version_2, name, **options) as store:
+        assert store.round_num == len(store.history) == 4
+        assert store.num_visits.tolist() == [0, 1, 1, 4, 0]
+
+
+@pytest.mark.parametrize("table", ["clients", "kept_states", "rounds"])
+def test_what_a_run_of_version_2_lost_is_told_of_afterwards(of_version_2, table):
+    open_store(of_version_2, "plain").close()
+    with kill_and_resume.engine_of(of_version_2).begin() as connection:
+        order = "client" if table == "clients" else "round"
+        connection.exec_driver_sql(f"DELETE FROM stateful_{table} WHERE run = 2 AND {order} = 3")
+    with pytest.raises(StoreError, match="lacks rows"):
+        open_store(of_version_2, "kept", keep_states=True)
+    open_store(of_version_2, "plain").close()
+
+
 def test_earlier_states_of_version_1_know_how_often_their_client_had_been_visited(old):
     with open_store(old, "kept", keep_states=True) as store:
         states = [store.state_at(3, round_num) for round_num in range(4)]
@@ -134,7 +176,7 @@ def test_a_migration_that_fails_leaves_version_1_as_it_was(old, monkeypatch):
         assert store.round_num == 3
     with kill_and_resume.engine_of(old).connect() as connection:
         version = connection.exec_driver_sql("SELECT version FROM stateful_schema").scalar()
-        assert version == SCHEMA_VERSION == 2
+        assert version == SCHEMA_VERSION == 3
 
 
 def test_large_tables_are_migrated_in_parts(old, monkeypatch):

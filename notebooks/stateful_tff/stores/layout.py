@@ -44,11 +44,12 @@ class Layout:
     def _parts(self) -> list[tuple[str, np.dtype]]:
         return [(name, self.dtype[name]) for name in self.dtype.names]
 
-    def rows(self, stack) -> np.ndarray:
+    def rows(self, stack, owner: str = "clients") -> np.ndarray:
         """Lays stacked states side by side, one row each.
 
         Args:
             stack: a stacked state of the template's kind.
+            owner: whose states these are, for the message.
 
         Returns:
             dtype[n], an array of the layout's dtype.
@@ -56,20 +57,43 @@ class Layout:
         Raises:
             ValueError: if a part is not of the shape and dtype that the layout has.
         """
-        parts = [np.asarray(part) for part in tf.nest.flatten(stack)]
+        return self._rows(stack, owner, lambda part: part)
+
+    def row(self, state, owner: str = "a client") -> np.ndarray:
+        """Returns one state as an array of one row; the errors are those of `rows`."""
+        return self._rows(state, owner, lambda part: part[None])
+
+    def _rows(self, state, owner, stacked) -> np.ndarray:
+        if not isinstance(state, type(self._template)):
+            raise TypeError(
+                f"The state of {owner} is a {type(state).__name__}; the store keeps a "
+                f"{type(self._template).__name__}."
+            )
+        parts = [stacked(np.asarray(part)) for part in tf.nest.flatten(state)]
         if len(parts) != len(self.kinds):
-            raise ValueError(f"A state has {len(parts)} parts; the store keeps {len(self.kinds)}.")
+            raise ValueError(
+                f"The state of {owner} has {len(parts)} parts; the store keeps {len(self.kinds)}, "
+                "so it is of another model."
+            )
         rows = np.empty(len(parts[0]), self.dtype)
         for (name, kind), part in zip(self.kinds.items(), parts, strict=True):
             found = _kind(part.dtype, part.shape[1:])
             if found != kind or len(part) != len(rows):
-                raise ValueError(f"{name} of a state is {found}; the store keeps {kind}.")
+                raise ValueError(
+                    f"{name} of the state of {owner} is {found}; the store keeps {kind}, so it is "
+                    "of another model."
+                )
             rows[name] = part
         return rows
 
-    def row(self, state) -> np.ndarray:
-        """Returns one state as an array of one row; the errors are those of `rows`."""
-        return self.rows(tf.nest.map_structure(lambda part: np.asarray(part)[None], state))
+    def not_finite(self, rows: np.ndarray) -> np.void | None:
+        """Returns the first of some rows that holds an infinity or no number, if there is one."""
+        for name, part in self._parts():
+            if part.base.kind in "fc":
+                sound = np.isfinite(rows[name]).reshape(len(rows), -1).all(axis=1)
+                if not sound.all():
+                    return rows[~sound][0]
+        return None
 
     def state(self, rows):
         """Returns rows as a stacked state, or a single one of them as one state."""
@@ -87,9 +111,10 @@ class Layout:
         Raises:
             StoreError: if they are not.
         """
-        if len(data) != self.dtype.itemsize:
+        size = len(data) if isinstance(data, bytes) else 0
+        if size != self.dtype.itemsize:
             raise StoreError(
-                f"The state of {owner} has {len(data)} bytes and not {self.dtype.itemsize}: the "
+                f"The state of {owner} has {size} bytes and not {self.dtype.itemsize}: the "
                 "store is damaged; go back to a backup."
             )
         if zlib.crc32(data) != checksum:

@@ -4,99 +4,31 @@ Knows nothing of models, methods or engines: it keeps what a round returns.
 """
 
 import copy
+import json
 
 import numpy as np
 import pandas as pd
 import tensorflow as tf
 
-from ..checks import client_id, client_ids, whole_number
+from ..checks import client_id, client_ids
 from ..state import ClientState, ServerState
-
-
-def as_arrays(state):
-    """Returns a state, or any structure of tensors, with NumPy arrays in place of tensors."""
-    return tf.nest.map_structure(np.asarray, state)
-
-
-def checked_states(done) -> ClientState:
-    """Returns the client states of a round in one stack, if they are those of its cohort.
-
-    Args:
-        done: a `Round` of `stateful_tff.training`; its `client_states` are states of one client
-            each, or stacks of several.
-
-    Raises:
-        ValueError: if nobody takes part, or a state belongs to nobody of the cohort, comes twice
-            or is missing.
-    """
-    asked = np.sort(np.asarray(done.cohort))
-    if not len(asked):
-        raise ValueError(
-            f"Round {done.round_num} has no clients; commit rounds of at least one client."
-        )
-    stacks = [
-        state if np.ndim(state.index) else tf.nest.map_structure(lambda part: part[None], state)
-        for state in map(as_arrays, done.client_states)
-    ]
-    returned = np.sort(np.concatenate([asked[:0], *(stack.index for stack in stacks)]))
-    if not np.array_equal(asked, returned):
-        twice = returned[1:][np.diff(returned) == 0]
-        odd = np.append(twice, np.setxor1d(asked, returned))[0]
-        raise ValueError(
-            f"Client {odd} was asked {np.sum(asked == odd)} times and returned "
-            f"{np.sum(returned == odd)} states; nothing of the round was kept."
-        )
-    return tf.nest.map_structure(lambda *parts: np.concatenate(parts), *stacks)
-
-
-def refuse_another_server_state(done) -> None:
-    """Refuses a round whose server state is not the one that it ended with.
-
-    Raises:
-        ValueError: if the server's state has the number of another round.
-    """
-    found = int(np.asarray(done.server_state.round_num))
-    if found != done.round_num:
-        raise ValueError(
-            f"Round {done.round_num} has the server state of round {found}; commit a round with "
-            "the state that it ended with."
-        )
-
-
-def refuse_metrics_before(round_num: int) -> None:
-    """Refuses to add metrics to the last committed round where there is none.
-
-    Raises:
-        ValueError: if the number of that round is 0.
-    """
-    if round_num == 0:
-        raise ValueError("No round is committed yet; add metrics after the commit of their round.")
-
-
-def history_frame(rows: list[dict]) -> pd.DataFrame:
-    """Returns rows of a history as a table indexed by the round's number, from 1."""
-    return pd.DataFrame(rows, columns=None if rows else ["round"]).set_index("round")
-
-
-def refuse_another_plan(kept: dict, here: dict) -> None:
-    """Refuses to go on with another plan than a run began with, naming the first difference.
-
-    Raises:
-        ValueError: if the two differ.
-    """
-    for key in kept | here:
-        if kept.get(key) != here.get(key):
-            raise ValueError(
-                f"This run began with {key} {kept.get(key)} and cannot go on with "
-                f"{here.get(key)}; use what it began with, or start another run."
-            )
+from .contract import (
+    Contract,
+    as_json,
+    history_frame,
+    metrics_as_json,
+    refuse_another_plan,
+    refuse_metrics_before,
+)
+from .interrupts import interrupts_held_back
 
 
 class MemoryStore:
     """Keeps a run in memory: every client's state, the server's state and the history.
 
     `store[7]` is the state of client 7, and `store[[3, 1]]` one stacked state of two clients.
-    A client that was never visited has the first state, under its own index.
+    A client that was never visited has the first state, under its own index. What `commit` keeps
+    is there whole or not at all, also where it is interrupted.
 
     Args:
         process: has `initialize()` for the first server state and `client_state_fn()` for the
@@ -106,19 +38,36 @@ class MemoryStore:
     Attributes:
         num_clients: the size of the population.
         server_state: the `ServerState` after the last committed round.
+
+    Raises:
+        TypeError: if the size is no whole number, or a state holds no numbers.
+        ValueError: if nobody is in the population.
+        MemoryError: if the population does not fit.
     """
 
     def __init__(self, process, num_clients: int):
         """See the class."""
-        self.num_clients = whole_number("num_clients", num_clients, 1)
-        self.server_state: ServerState = process.initialize()
-        first = as_arrays(process.client_state_fn())
-        self._rows = tf.nest.map_structure(
-            lambda part: np.repeat(part[None], self.num_clients, axis=0), first
-        )
-        self._rows.index[:] = np.arange(self.num_clients)
+        self._contract = contract = Contract(process, num_clients)
+        self.num_clients = contract.num_clients
+        self.server_state: ServerState = contract.server.state(contract.first_server[0])
+        self._rows = self._first_rows()
         self._history: list[dict] = []
         self._plan: dict | None = None
+
+    def _first_rows(self) -> ClientState:
+        """Returns the stacked first states of the population."""
+        try:
+            rows = tf.nest.map_structure(
+                lambda part: np.repeat(part[None], self.num_clients, axis=0),
+                self._contract.clients.state(self._contract.first_client[0]),
+            )
+        except (MemoryError, ValueError) as error:
+            raise MemoryError(
+                f"The states of {self.num_clients} clients do not fit into memory; take fewer, or "
+                "keep them in an SqlStore."
+            ) from error
+        rows.index[:] = np.arange(self.num_clients)
+        return rows
 
     def __getitem__(self, ids) -> ClientState:
         """Returns the state of one client, or the stacked states of several.
@@ -141,21 +90,29 @@ class MemoryStore:
             done: a `Round` of `stateful_tff.training`.
 
         Raises:
-            TypeError: if an id is no whole number.
+            TypeError: if it is no round, an id is no whole number, or a metric cannot be written
+                as JSON.
             ValueError: if it does not follow on the last round, or its states are not those of
-                its cohort, of its end, or of this model.
+                its cohort, of its end, or of this model, or not finite.
         """
-        whole_number("round_num", done.round_num, 1)
-        client_ids(done.cohort, self.num_clients)
-        refuse_another_server_state(done)
-        if done.round_num != self.round_num + 1:
+        checked = self._contract.checked(done)
+        if checked.round_num != self.round_num + 1:
             raise ValueError(
-                f"Round {done.round_num} does not follow on round {self.round_num}, the last one "
-                "committed; commit every round once, in order."
+                f"Round {checked.round_num} does not follow on round {self.round_num}, the last "
+                "one committed; commit every round once, in order."
             )
-        self.replace(checked_states(done))
-        self.server_state = done.server_state
-        self._history.append({"round": done.round_num} | done.metrics)
+        server_state = self._contract.server.state(checked.server[0])
+        row = json.loads(checked.metrics)
+        with interrupts_held_back(for_good=True):
+            self._put(checked.clients)
+            self._history.append(row)
+            self.server_state = server_state
+
+    def _put(self, rows: np.ndarray) -> None:
+        """Puts states in their places."""
+        states = self._contract.clients.state(rows)
+        for kept, new in zip(tf.nest.flatten(self._rows), tf.nest.flatten(states), strict=True):
+            kept[rows["index[0]"]] = new
 
     def replace(self, states: ClientState) -> None:
         """Puts other states of some clients in place of theirs, outside of a round.
@@ -168,17 +125,9 @@ class MemoryStore:
             ValueError: if an index is not in the population or comes twice, or the states are
                 not of the kind that the store keeps.
         """
-        ids = client_ids(states.index, self.num_clients)
-        tf.nest.assert_same_structure(self._rows, states)
-        pairs = list(zip(tf.nest.flatten(self._rows), tf.nest.flatten(states), strict=True))
-        for rows, part in pairs:
-            if np.shape(part)[1:] != rows.shape[1:] or np.asarray(part).dtype != rows.dtype:
-                raise ValueError(
-                    f"A state holds {np.asarray(part).dtype}{list(np.shape(part)[1:])} where the "
-                    f"store keeps {rows.dtype}{list(rows.shape[1:])}; it is of another model."
-                )
-        for rows, part in pairs:
-            rows[ids] = part
+        rows = self._contract.checked_stack(states)
+        with interrupts_held_back(for_good=True):
+            self._put(rows)
 
     def copy(self) -> "MemoryStore":
         """Returns a copy, a run of its own: it may go on with another plan."""
@@ -189,11 +138,15 @@ class MemoryStore:
     def add_metrics(self, metrics: dict) -> None:
         """Adds numbers to the history's last row, such as those of an evaluation.
 
+        Args:
+            metrics: names and numbers; a name that is there already gets the new number.
+
         Raises:
+            TypeError: if a metric cannot be written as JSON.
             ValueError: if no round is committed yet.
         """
         refuse_metrics_before(self.round_num)
-        self._history[-1] |= metrics
+        self._history[-1] |= json.loads(metrics_as_json(metrics))
 
     @property
     def round_num(self) -> int:
@@ -242,8 +195,10 @@ class MemoryStore:
             plan: names and values that JSON can hold.
 
         Raises:
+            TypeError: if the plan cannot be written as JSON.
             ValueError: if the run began with another plan.
         """
+        plan = json.loads(as_json("plan", plan, allow_nan=False))
         refuse_another_plan(self._plan if self._plan is not None else plan, plan)
         self._plan = plan
 

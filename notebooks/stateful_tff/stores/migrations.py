@@ -144,5 +144,32 @@ def _history(connection: sa.Connection, run: int) -> None:
         )
 
 
+def from_2_to_3(connection: sa.Connection) -> None:
+    """Notes sums over all rows of a run, and makes the table of the openings of runs.
+
+    Version 2 noted of a sampler that is a function only its name, and of ids only their number.
+    So its plans are dropped, and the first loop that goes on with the run decides it.
+    """
+    add = "ALTER TABLE stateful_runs ADD COLUMN {} BIGINT NOT NULL DEFAULT 0"
+    for column in ("text_crc32", "num_kept", "kept_crc32", "rounds_crc32"):
+        connection.execute(sa.text(add.format(column)))
+    connection.execute(
+        sa.text(
+            "CREATE TABLE stateful_sessions (run INTEGER NOT NULL REFERENCES stateful_runs (id), "
+            "session BIGINT NOT NULL, previous BIGINT NOT NULL, writes BIGINT NOT NULL, "
+            "is_open INTEGER NOT NULL, PRIMARY KEY (run))"
+            + (" WITHOUT ROWID" if connection.dialect.name == "sqlite" else "")
+        )
+    )
+    sums = (
+        "num_kept = (SELECT count(*) FROM stateful_kept_states WHERE run = :run), "
+        "kept_crc32 = (SELECT coalesce(sum(crc32), 0) FROM stateful_kept_states WHERE run = :run), "
+        "rounds_crc32 = (SELECT coalesce(sum(crc32), 0) FROM stateful_rounds WHERE run = :run)"
+    )
+    new = f"UPDATE stateful_runs SET plan = NULL, text_crc32 = :crc32, {sums} WHERE id = :run"
+    for run, about in connection.execute(sa.text("SELECT id, about FROM stateful_runs")).all():
+        connection.execute(sa.text(new), dict(run=run, crc32=zlib.crc32(about.encode())))
+
+
 # The step from each older version to the next.
-MIGRATIONS = {1: from_1_to_2}
+MIGRATIONS = {1: from_1_to_2, 2: from_2_to_3}

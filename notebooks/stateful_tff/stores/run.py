@@ -3,22 +3,32 @@
 Knows nothing of what a state holds: it is bytes with a checksum here.
 """
 
+import atexit
 import contextlib
 import json
 import os
+import weakref
 import zlib
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
-from .database import Database
-from .errors import StoreError
-from .memory import refuse_another_plan, refuse_metrics_before
+from . import sessions
+from .contract import refuse_another_plan, refuse_metrics_before
+from .database import EMPTY_LOG, LOG, Database
+from .errors import StoreError, damage_explained, explained
+from .files import written_whole
+from .interrupts import interrupts_held_back
 from .schema import clients, kept_states, prepare, rounds, runs
 
 _AT_ONCE = 10_000  # ids in one statement
+# What the run's row notes of its other rows: number and sum of checksums, but for the number of
+# rows in `rounds`, which is that of the last round.
+_SUMS = ("num_visited", "clients_crc32", "num_kept", "kept_crc32", "rounds_crc32")
+_SUMMED = (clients, kept_states, rounds)
 
 
 class Run:
@@ -39,25 +49,80 @@ class Run:
             another run under this name.
     """
 
+    _open = weakref.WeakSet()
+
     def __init__(self, url: str | os.PathLike, name: str, about: dict, start: dict):
         """See the class."""
         self.name, self.database = name, Database(url, name)
-        with contextlib.ExitStack() as on_error:
+        self._id, self._session = 0, 0
+        with contextlib.ExitStack() as on_error, interrupts_held_back():
             on_error.callback(self.database.close)
+            path = self.database.path
+            alone = sessions.in_file_alone(path) if path else {}
             with self.database.transaction("Opening") as connection:
                 prepare(connection, self.database.where)
-                self._id = self._found(connection, about, start)
-                self._refuse_missing_rows(connection)
+                if path:
+                    sessions.refuse_another_log(connection, path, alone, self.database.had_log)
+                with damage_explained("Opening", self.database.where):
+                    self._id = self._found(connection, about, start)
+                    self._refuse_missing_rows(connection)
+            if path:
+                self.database.outside("Opening", LOG)
+            with self.database.transaction("Opening") as connection:
+                self._session = sessions.begin(connection, self._id)
+            if path:  # the file notes the session before anything is written in it
+                self.database.outside("Opening", EMPTY_LOG)
+                self.database.watch_log()
+            self._open.add(self)
             on_error.pop_all()
+
+    def close(self) -> None:
+        """Ends the session, and releases the run's lock for others."""
+        self._open.discard(self)
+        session, self._session = self._session, 0
+        ended = self.database.dialect != "sqlite" or not session
+        with interrupts_held_back(for_good=True):
+            if not ended:
+                with (
+                    contextlib.suppress(StoreError),
+                    self.database.transaction("Closing", closing=True) as connection,
+                ):
+                    sessions.end(connection, self._id, session)
+                    ended = True
+            self.database.close(keep_log=not ended)
+
+    def __del__(self):
+        """Closes a run that was lost before it was closed."""
+        if getattr(self, "_session", 0):
+            self.close()
+
+    @classmethod
+    def close_all(cls) -> None:
+        """Closes what is open at the end of the process."""
+        for run in list(cls._open):
+            run.close()
+
+    @contextlib.contextmanager
+    def _writing(self, doing: str):
+        """Yields the connection of a transaction that writes in this session."""
+        with self.database.transaction(doing) as connection:
+            sessions.note_write(connection, self._id, self._session, self.database.where)
+            yield connection
 
     def _found(self, connection: sa.Connection, about: dict, start: dict) -> int:
         """Returns the key of the run of this name, which is a new one where there was none."""
-        query = sa.select(runs.c.id, runs.c.about).where(runs.c.name == self.name)
+        columns = runs.c.id, runs.c.about, runs.c.plan, runs.c.text_crc32
+        query = sa.select(*columns).where(runs.c.name == self.name)
         found = connection.execute(query).first()
         if found is None:
-            values = dict(name=self.name, about=json.dumps(about), **start)
-            values |= dict(round=0, num_visited=0, clients_crc32=0)
+            values = dict(name=self.name, about=json.dumps(about), round=0, **start)
+            values |= dict.fromkeys(_SUMS, 0) | dict(text_crc32=_text_crc32(values["about"], None))
             return connection.scalar(runs.insert().values(values).returning(runs.c.id))
+        if found.text_crc32 != _text_crc32(found.about, found.plan):
+            raise StoreError(
+                f"The settings or the plan of run {self.name!r} in {self.database.where} are not "
+                "what was written: it is damaged; go back to a backup."
+            )
         kept, here = json.loads(found.about), json.loads(json.dumps(about))
         kept, here = (both | both.pop("settings") for both in (kept, here))
         for key in kept | here:
@@ -72,11 +137,10 @@ class Run:
     def _refuse_missing_rows(self, connection: sa.Connection) -> None:
         """Refuses a run some of whose rows are gone or from another time, as in half a copy."""
         noted = connection.execute(
-            self._select(runs.c.round, runs.c.num_visited, runs.c.clients_crc32)
+            self._select(*(runs.c[name] for name in (*_SUMS[:4], "round", _SUMS[4])))
         ).one()
-        history = self._select(sa.func.count(), of=rounds)
-        found = connection.scalar(history), *_sums(connection, clients.c.run == self._id)
-        if tuple(noted) != found:
+        tables = [_sums(connection, of, of.c.run == self._id) for of in _SUMMED]
+        if tuple(noted) != tuple(number for sums in tables for number in sums):
             raise StoreError(
                 f"The run {self.name!r} in {self.database.where} lacks rows, or has some of "
                 "another time: it is damaged; go back to a backup."
@@ -133,7 +197,8 @@ class Run:
         query = self._select(rounds.c.round, rounds.c.crc32, rounds.c.metrics, of=rounds)
         with self.database.transaction("Reading the history from") as connection:
             found = connection.execute(query.order_by(rounds.c.round)).all()
-        return [_metrics(number, row) for number, row in enumerate(found, start=1)]
+        with damage_explained("Reading the history from", self.database.where):
+            return [_metrics(number, row) for number, row in enumerate(found, start=1)]
 
     def add_metrics(self, metrics: str) -> None:
         """Adds metrics, JSON, to the history's row of the last round, in one transaction.
@@ -142,24 +207,33 @@ class Run:
             ValueError: if there is no such round yet.
             StoreError: if the row is damaged or cannot be written.
         """
-        with self.database.transaction("Adding metrics to") as connection:
+        with self._writing("Adding metrics to") as connection:
             round_num = connection.scalar(self._select(runs.c.round))
             refuse_metrics_before(round_num)
             query = self._select(rounds.c.round, rounds.c.crc32, rounds.c.metrics, of=rounds)
             row = connection.execute(query.where(rounds.c.round == round_num)).first()
             new = json.dumps(_metrics(round_num, row) | json.loads(metrics))
             where = rounds.c.run == self._id, rounds.c.round == round_num
+            checksum = zlib.crc32(new.encode())
             change = rounds.update().where(*where)
-            connection.execute(change.values(metrics=new, crc32=zlib.crc32(new.encode())))
+            connection.execute(change.values(metrics=new, crc32=checksum))
+            self._change(connection, rounds_crc32=checksum - row.crc32)
+
+    def _change(self, connection: sa.Connection, **changes: int) -> None:
+        """Adds to sums in the run's row."""
+        new = {name: runs.c[name] + number for name, number in changes.items()}
+        connection.execute(runs.update().where(runs.c.id == self._id).values(new))
 
     def keep_plan(self, plan: str) -> None:
         """Keeps a plan, JSON, or refuses it with a ValueError where another one is kept."""
-        with self.database.transaction("Writing the plan to") as connection:
-            kept = connection.scalar(self._select(runs.c.plan))
-            if kept is None:
-                connection.execute(runs.update().where(runs.c.id == self._id).values(plan=plan))
-            else:
-                refuse_another_plan(json.loads(kept), json.loads(plan))
+        with self.database.transaction("Reading the plan from") as connection:
+            kept, about = connection.execute(self._select(runs.c.plan, runs.c.about)).one()
+        if kept is not None:
+            refuse_another_plan(json.loads(kept), json.loads(plan))
+            return
+        new = dict(plan=plan, text_crc32=_text_crc32(about, plan))
+        with self._writing("Writing the plan to") as connection:
+            connection.execute(runs.update().where(runs.c.id == self._id).values(new))
 
     def write_round(
         self, round_num: int, server: dict, states: list[dict], metrics: str, keep_states: bool
@@ -180,18 +254,21 @@ class Run:
         ids = np.array([state["client"] for state in states], np.int64)
         states = [dict(run=self._id, round=round_num, **state) for state in states]
         history = dict(run=self._id, round=round_num, metrics=metrics)
-        with self.database.transaction(f"Committing round {round_num} to") as connection:
-            sums = [_sums(connection, where) for where in self._clients(ids)]
+        checksum, total = zlib.crc32(metrics.encode()), sum(state["crc32"] for state in states)
+        with self._writing(f"Committing round {round_num} to") as connection:
+            sums = [_sums(connection, clients, where) for where in self._clients(ids)]
             change = dict(
                 num_visited=len(states) - sum(count for count, _ in sums),
-                clients_crc32=sum(s["crc32"] for s in states) - sum(total for _, total in sums),
+                clients_crc32=total - sum(total for _, total in sums),
+                rounds_crc32=checksum,
             )
+            if keep_states:
+                change |= dict(num_kept=len(states), kept_crc32=total)
             self._count_on(connection, round_num, change, server)
             if states:
                 connection.execute(_upsert(connection.dialect.name), _columns(clients, states))
             if states and keep_states:
                 connection.execute(kept_states.insert(), _columns(kept_states, states))
-            checksum = zlib.crc32(metrics.encode())
             connection.execute(rounds.insert(), history | dict(crc32=checksum))
 
     def _count_on(self, connection, round_num: int, change: dict, server: dict) -> None:
@@ -213,24 +290,49 @@ class Run:
     def forget(self, client: int) -> None:
         """Deletes all rows of a client, also from the disk."""
         doing = f"Deleting client {client} from"
-        with self.database.transaction(doing) as connection:
-            (where,) = self._clients(np.array([client]))
-            count, total = _sums(connection, where)
-            new = dict(
-                num_visited=runs.c.num_visited - count, clients_crc32=runs.c.clients_crc32 - total
-            )
-            connection.execute(runs.update().where(runs.c.id == self._id).values(new))
-            for table in (clients, kept_states):
-                wanted = table.c.run == self._id, table.c.client == client
-                connection.execute(table.delete().where(*wanted))
+        with self._writing(doing) as connection:
+            change = {}
+            for table, names in ((clients, _SUMS[:2]), (kept_states, _SUMS[2:4])):
+                wanted = (table.c.run == self._id) & (table.c.client == client)
+                found = _sums(connection, table, wanted)
+                change |= {name: -number for name, number in zip(names, found, strict=True)}
+                connection.execute(table.delete().where(wanted))
+            self._change(connection, **change)
         self.database.erase(doing, clients, kept_states)
 
+    def backup(self, path: str | os.PathLike) -> None:
+        """Writes a copy of an SQLite file, which is there whole or not at all.
 
-def _sums(connection: sa.Connection, where: sa.ColumnElement) -> tuple[int, int]:
-    """Returns how many clients have a row, of those in question, and the sum of the checksums."""
-    total = sa.func.coalesce(sa.func.sum(clients.c.crc32), 0)
+        Args:
+            path: where to; nothing may be there.
+
+        Raises:
+            TypeError: if it is no path.
+            StoreError: if there is something, the disk refuses, or this is not SQLite.
+        """
+        if self.database.dialect != "sqlite":
+            raise StoreError("Copy a PostgreSQL store with pg_dump.")
+        if not isinstance(path, str | os.PathLike) or not os.fspath(path):
+            raise TypeError(f"A backup goes to the path of a file, not {path!r}.")
+        doing = f"Copying to {path} from"
+        with explained(doing, self.database.where), written_whole(Path(path)) as new:
+            self.database.outside(doing, "VACUUM INTO ?", str(new))
+            sessions.begin_anew_in(new)
+
+
+atexit.register(Run.close_all)
+
+
+def _sums(connection: sa.Connection, of: sa.Table, where: sa.ColumnElement) -> tuple[int, int]:
+    """Returns how many rows of a table are in question, and the sum of their checksums."""
+    total = sa.func.coalesce(sa.func.sum(of.c.crc32), 0)
     count, total = connection.execute(sa.select(sa.func.count(), total).where(where)).one()
     return count, int(total)
+
+
+def _text_crc32(about: str, plan: str | None) -> int:
+    """Returns the checksum of what a run is, and of its plan."""
+    return zlib.crc32((about + (plan or "")).encode())
 
 
 def _metrics(number: int, row: sa.Row | None) -> dict:

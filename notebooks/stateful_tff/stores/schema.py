@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from .errors import StoreError
 from .migrations import MIGRATIONS
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 _tables = sa.MetaData()
 schema = sa.Table("stateful_schema", _tables, sa.Column("version", sa.Integer, primary_key=True))
 runs = sa.Table(
@@ -20,9 +20,13 @@ runs = sa.Table(
     sa.Column("name", sa.Text, unique=True, nullable=False),
     sa.Column("about", sa.Text, nullable=False),  # the kinds of states, and the settings, as JSON
     sa.Column("plan", sa.Text),  # how rounds are sampled and fed, as JSON, from the first one on
+    sa.Column("text_crc32", sa.BigInteger, nullable=False),  # of both
     sa.Column("round", sa.Integer, nullable=False),  # the last one committed
     sa.Column("num_visited", sa.BigInteger, nullable=False),  # rows in `clients`
     sa.Column("clients_crc32", sa.BigInteger, nullable=False),  # the sum of theirs
+    sa.Column("num_kept", sa.BigInteger, nullable=False),  # rows in `kept_states`
+    sa.Column("kept_crc32", sa.BigInteger, nullable=False),
+    sa.Column("rounds_crc32", sa.BigInteger, nullable=False),
     sa.Column("crc32", sa.BigInteger, nullable=False),
     sa.Column("state", sa.LargeBinary, nullable=False),  # of the server
 )
@@ -44,6 +48,13 @@ _state = dict(crc32=sa.BigInteger, state=sa.LargeBinary)
 clients = _table("clients", "client", last_round=sa.Integer, num_visits=sa.Integer, **_state)
 kept_states = _table("kept_states", "client", "round", **_state)
 rounds = _table("rounds", "round", crc32=sa.BigInteger, metrics=sa.Text)
+sessions = _table(
+    "sessions",
+    session=sa.BigInteger,  # a random number for the last opening of the run
+    previous=sa.BigInteger,  # that of the opening before
+    writes=sa.BigInteger,  # how often this one wrote
+    is_open=sa.Integer,
+)
 
 
 def lock_key(text: str) -> int:

@@ -3,6 +3,7 @@
 Knows nothing of models, methods or engines: it keeps what a round returns.
 """
 
+import contextlib
 import importlib.metadata
 import json
 import os
@@ -12,18 +13,15 @@ import pandas as pd
 
 from ..checks import client_id, client_ids, whole_number
 from ..state import ClientState, ServerState
-from .errors import StoreError
+from .contract import Contract, as_json, history_frame, metrics_as_json
+from .errors import StoreError, damage_explained
+from .interrupts import interrupts_held_back
 from .layout import Layout, as_bytes
-from .memory import (
-    as_arrays,
-    checked_states,
-    history_frame,
-    refuse_another_server_state,
-    stacked_rows,
-)
+from .memory import stacked_rows
 from .run import Run
 
 _PACKAGES = ("tensorflow", "tensorflow-federated", "numpy")
+_MOST_BYTES = 10**9 - 10**6  # of a state: a row of SQLite or a field of PostgreSQL, less the rest
 
 
 class SqlStore:
@@ -70,29 +68,33 @@ class SqlStore:
         keep_states: bool = False,
     ):
         """See the class."""
-        self.num_clients = whole_number("num_clients", num_clients, 1)
-        if not isinstance(name, str) or not name:
-            raise TypeError(f"The name of a run is a text, not {name!r}.")
+        if not isinstance(name, str) or not name or "\0" in name or not name.isprintable():
+            raise TypeError(f"The name of a run is a text of letters on one line, not {name!r}.")
+        if not isinstance(keep_states, bool | np.bool_):
+            raise TypeError(f"keep_states is True or False, not {keep_states!r}.")
         self.name, self.keep_states = name, bool(keep_states)
-        first_server_state = as_arrays(process.initialize())
-        first_client_state = as_arrays(process.client_state_fn())
-        self._server_layout = Layout(first_server_state)
-        self._layout = Layout(first_client_state)
-        self._first = self._layout.row(first_client_state)
-        start = as_bytes(self._server_layout.row(first_server_state))
-        self._run = Run(url, name, self._about(settings or {}), start)
-        self.database = self._run.database
+        self._contract = contract = Contract(process, num_clients)
+        self.num_clients, self._layout = contract.num_clients, contract.clients
+        for whose, layout in (("server", contract.server), ("client", contract.clients)):
+            _refuse_too_large(whose, layout)
+        about = self._about({} if settings is None else settings)
+        start = as_bytes(contract.first_server[0])
+        with contextlib.ExitStack() as on_error, interrupts_held_back():
+            self._run = Run(url, name, about, start)
+            on_error.callback(self._run.close)
+            self.database = self._run.database
+            on_error.pop_all()
 
     def _about(self, settings: dict) -> dict:
         """Returns what a run has to have in common with the one that was begun."""
         return dict(
             num_clients=self.num_clients,
             keep_states=self.keep_states,
-            **{f"server {part}": kind for part, kind in self._server_layout.kinds.items()},
+            **{f"server {part}": kind for part, kind in self._contract.server.kinds.items()},
             **{f"client {part}": kind for part, kind in self._layout.kinds.items()},
-            first_client_state=as_bytes(self._first)["crc32"],
+            first_client_state=as_bytes(self._contract.first_client)["crc32"],
             **{package: importlib.metadata.version(package) for package in _PACKAGES},
-            settings=json.loads(_as_json("settings", settings, allow_nan=False)),
+            settings=json.loads(as_json("settings", settings, allow_nan=False)),
         )
 
     def __getitem__(self, ids) -> ClientState:
@@ -115,19 +117,20 @@ class SqlStore:
         """Returns the states of clients as rows: the kept one, else the first state."""
         rows = self._first_rows(ids)
         index = {client: number for number, client in enumerate(ids.tolist())}
-        for client, checksum, data, *visits in self._run.client_rows(ids):
-            row = self._row_of(client, checksum, data)
-            if [row["last_round[0]"], row["num_visits[0]"]] != visits:
-                raise StoreError(
-                    f"The visits of client {client} are not those of its state: the store is "
-                    "damaged; go back to a backup."
-                )
-            rows[index[client]] = row
+        with damage_explained("Reading client states from", self.database.where):
+            for client, checksum, data, *visits in self._run.client_rows(ids):
+                row = self._row_of(client, checksum, data)
+                if [row["last_round[0]"], row["num_visits[0]"]] != visits:
+                    raise StoreError(
+                        f"The visits of client {client} are not those of its state: the store is "
+                        "damaged; go back to a backup."
+                    )
+                rows[index[client]] = row
         return rows
 
     def _first_rows(self, ids: np.ndarray) -> np.ndarray:
         """Returns the first states of clients as rows."""
-        rows = np.repeat(self._first, len(ids))
+        rows = np.repeat(self._contract.first_client, len(ids))
         rows["index[0]"] = ids
         return rows
 
@@ -148,15 +151,13 @@ class SqlStore:
             done: a `Round` of `stateful_tff.training`.
 
         Raises:
-            TypeError: if a metric cannot be written as JSON.
-            ValueError: if the round does not follow on the last one, or its states are not those
-                of its cohort or of another model.
+            TypeError: if it is no round, an id is no whole number, or a metric cannot be written
+                as JSON.
+            ValueError: if it does not follow on the last round, or its states are not those of
+                its cohort, of its end, or of this model, or not finite.
             StoreError: if it cannot be written. The store then holds what it held before.
         """
-        round_num = whole_number("round_num", done.round_num, 1)
-        client_ids(done.cohort, self.num_clients)
-        server = self._server_layout.row(done.server_state)[0]
-        refuse_another_server_state(done)
+        checked = self._contract.checked(done)
         states = [
             dict(
                 client=int(row["index[0]"]),
@@ -164,10 +165,10 @@ class SqlStore:
                 num_visits=int(row["num_visits[0]"]),
                 **as_bytes(row),
             )
-            for row in self._layout.rows(checked_states(done))
+            for row in checked.clients
         ]
-        metrics = _as_json("metrics", {"round": round_num} | done.metrics)
-        self._run.write_round(round_num, as_bytes(server), states, metrics, self.keep_states)
+        server = as_bytes(checked.server[0])
+        self._run.write_round(checked.round_num, server, states, checked.metrics, self.keep_states)
 
     def add_metrics(self, metrics: dict) -> None:
         """Adds numbers to the history's last row, such as those of an evaluation.
@@ -183,13 +184,14 @@ class SqlStore:
             ValueError: if no round is committed yet.
             StoreError: if it cannot be written, or the row is damaged.
         """
-        self._run.add_metrics(_as_json("metrics", metrics))
+        self._run.add_metrics(metrics_as_json(metrics))
 
     @property
     def server_state(self) -> ServerState:
         """The `ServerState` after the last committed round, of NumPy arrays."""
         checksum, data = self._run.of_run("the server state", "crc32", "state")
-        return self._server_layout.state(self._server_layout.read(data, checksum, "the server"))
+        layout = self._contract.server
+        return layout.state(layout.read(data, checksum, "the server"))
 
     @property
     def round_num(self) -> int:
@@ -204,8 +206,8 @@ class SqlStore:
     def _visits(self, column: str) -> np.ndarray:
         """Returns a number of each client's visits, int32[num_clients], 0 for no visit."""
         numbers, found = np.zeros(self.num_clients, np.int32), self._run.visits(column)
-        if found:
-            ids, values = zip(*found, strict=True)
+        with damage_explained("Reading visits from", self.database.where):
+            ids, values = zip(*found, strict=True) if found else ((), ())
             numbers[client_ids(ids, self.num_clients)] = values
         return numbers
 
@@ -249,7 +251,7 @@ class SqlStore:
             TypeError: if the plan cannot be written as JSON.
             ValueError: if the run began with another plan.
         """
-        self._run.keep_plan(_as_json("plan", plan, allow_nan=False))
+        self._run.keep_plan(as_json("plan", plan, allow_nan=False))
 
     def state_at(self, client: int, round_num: int) -> ClientState:
         """Returns the state that a client had after a round, where `keep_states` is on.
@@ -296,13 +298,14 @@ class SqlStore:
             path: where to; nothing may be there.
 
         Raises:
-            StoreError: if there is something, or the store is not SQLite's.
+            TypeError: if it is no path.
+            StoreError: if there is something, the disk refuses, or the store is not SQLite's.
         """
-        self.database.backup(path)
+        self._run.backup(path)
 
     def close(self) -> None:
         """Releases the run's lock for others. What was not committed is dropped."""
-        self.database.close()
+        self._run.close()
 
     def __enter__(self):
         """Returns the open store."""
@@ -313,20 +316,11 @@ class SqlStore:
         self.close()
 
 
-def _as_json(what: str, values: dict, **options) -> str:
-    """Returns names and values as JSON; NumPy's numbers and arrays become plain ones."""
-    try:
-        return json.dumps(values, default=_plain, **options)
-    except (TypeError, ValueError) as error:
-        raise TypeError(
-            f"The {what} cannot be written as JSON ({error}); give texts, finite numbers, lists "
-            "and dictionaries of these."
-        ) from error
-
-
-def _plain(value):
-    """Returns the number or numbers in a value that JSON does not know."""
-    value = np.asarray(value)
-    if value.dtype.kind not in "biuf":
-        raise TypeError(f"{value.item()!r} is no number" if value.ndim == 0 else "not a number")
-    return value.tolist()
+def _refuse_too_large(whose: str, layout: Layout) -> None:
+    """Refuses states that no database takes, before there is a run that cannot go on."""
+    if layout.dtype.itemsize > _MOST_BYTES:
+        raise StoreError(
+            f"The state of the {whose} has {layout.dtype.itemsize / 1e9:.1f} GB, and a database "
+            "takes one of less than a gigabyte; make the model smaller, or keep the run in a "
+            "MemoryStore."
+        )

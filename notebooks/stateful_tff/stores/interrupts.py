@@ -1,0 +1,34 @@
+"""Ctrl-C waits where something would be left half done.
+
+Knows nothing of stores: it knows signals only.
+"""
+
+import contextlib
+import signal
+import threading
+
+
+@contextlib.contextmanager
+def interrupts_held_back(*, for_good: bool = False):
+    """Holds back Ctrl-C until what is inside is done; a second one gets through at once.
+
+    Args:
+        for_good: whether a second one waits as well, for what takes milliseconds.
+    """
+    handler, held = signal.getsignal(signal.SIGINT), []
+    if threading.current_thread() is not threading.main_thread() or not callable(handler):
+        yield
+        return
+
+    def hold(*arguments):
+        held.append(arguments)
+        if len(held) > 1 and not for_good:
+            handler(*arguments)
+
+    signal.signal(signal.SIGINT, hold)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, handler)
+        if len(held) == 1 or (held and for_good):
+            handler(*held[0])
