@@ -12,7 +12,7 @@ import attrs
 import numpy as np
 import pandas as pd
 
-from .checks import client_ids
+from .checks import client_ids, whole_number
 from .data import ClientDatasets, Ratings
 from .engines.in_process import InThisProcess
 from .engines.packed import build_packed_process
@@ -63,6 +63,7 @@ class Experiment:
     clients: ClientDatasets = attrs.field(init=False)
     process: InThisProcess = attrs.field(init=False)
     store: MemoryStore = attrs.field(init=False)
+    _due: int | None = attrs.field(init=False, default=None, repr=False)  # to be evaluated
     _cache: dict = attrs.field(init=False, factory=dict, repr=False)
 
     @sampler.default
@@ -128,10 +129,19 @@ class Experiment:
         Returns:
             The history of all rounds.
         """
-        for done in self.rounds(until):
-            self.store.commit(done)
-            if evaluate and (done.round_num % every == 0 or done.round_num == until):
+        every = whole_number("every", every, 1)
+
+        def evaluate_if_due() -> None:
+            if evaluate and self._due == self.store.round_num:
                 self.store.add_metrics(evaluate())
+                self._due = None
+
+        evaluate_if_due()  # of the last round, where an interrupt came before it
+        for done in self.rounds(until):
+            is_due = done.round_num % every == 0 or done.round_num == until
+            self._due = done.round_num if is_due else None
+            self.store.commit(done)
+            evaluate_if_due()
         return self.store.history
 
     def branch(self, sampler: Callable[[int], np.ndarray] | None = None) -> Experiment:

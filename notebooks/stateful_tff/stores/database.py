@@ -32,12 +32,32 @@ EMPTY_LOG = "PRAGMA wal_checkpoint(TRUNCATE)"  # what is in the log goes into th
 _SERVER = dict(connect_timeout=15, prepare_threshold=None)
 
 
+class _Connection(sqlite3.Connection):
+    """A connection whose end is one: an unfinished statement, as in the traceback of an interrupt,
+    would keep it and its lock alive."""
+
+    def __init__(self, *arguments, **options):
+        super().__init__(*arguments, **options)
+        self._cursors = weakref.WeakSet()
+
+    def cursor(self, *arguments):
+        cursor = super().cursor(*arguments)
+        self._cursors.add(cursor)
+        return cursor
+
+    def close(self):
+        for cursor in list(self._cursors):
+            cursor.close()
+        super().close()
+
+
 def _engine(url: sa.URL) -> sa.Engine:
     """Returns SQLAlchemy's way to a database, with SQLite set to the careful side."""
     if url.get_backend_name() == "postgresql":
         given = {name: value for name, value in _SERVER.items() if name not in url.query}
         return sa.create_engine(url, poolclass=sa.NullPool, connect_args=given)
-    engine = sa.create_engine(url, poolclass=sa.NullPool, connect_args=dict(timeout=1))
+    options = dict(timeout=1, factory=_Connection)
+    engine = sa.create_engine(url, poolclass=sa.NullPool, connect_args=options)
 
     @sa.event.listens_for(engine, "connect")
     def prepare(connection, _):
@@ -64,8 +84,9 @@ def _engine(url: sa.URL) -> sa.Engine:
 class Database:
     """A connection to a database, with one run in it that nobody else has open.
 
-    A connection that is lost takes its lock along, so the next one takes the lock first. It belongs
-    to the process that opened it, and not to its forks.
+    A connection that is lost, to a server or by an interrupt, is made again by the next
+    transaction, which takes the lock first. All belongs to the process that opened it, and not to
+    its forks.
 
     Args:
         url: the path of an SQLite file, or an SQLAlchemy URL.
@@ -105,6 +126,8 @@ class Database:
         if self.dialect == "postgresql":
             self._refuse_pooler()
             self._lock_run()
+        elif self._is_lost:
+            self.watch_log()
 
     def _lock_file(self, url: sa.URL) -> None:
         path = urllib.parse.urlsplit(url.database).path if "uri" in url.query else url.database

@@ -80,16 +80,14 @@ class Run:
         """Ends the session, and releases the run's lock for others."""
         self._open.discard(self)
         session, self._session = self._session, 0
-        ended = self.database.dialect != "sqlite" or not session
+        is_whole = self.database.dialect != "sqlite" or not session
         with interrupts_held_back(for_good=True):
-            if not ended:
-                with (
-                    contextlib.suppress(StoreError),
-                    self.database.transaction("Closing", closing=True) as connection,
-                ):
-                    sessions.end(connection, self._id, session)
-                    ended = True
-            self.database.close(keep_log=not ended)
+            if not is_whole:
+                with contextlib.suppress(StoreError):
+                    with self.database.transaction("Closing", closing=True) as connection:
+                        sessions.end(connection, self._id, session)
+                    is_whole = True
+            self.database.close(keep_log=not is_whole)
 
     def __del__(self):
         """Closes a run that was lost before it was closed."""
