@@ -16,7 +16,7 @@ endif
 
 .DEFAULT_GOAL := help
 .PHONY: help book test lint export repository lock bench results doctor clean
-.PHONY: test-helper test-notebooks test-site test-colab
+.PHONY: test-helper test-notebooks test-half-stars test-site test-colab
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' Makefile
@@ -38,6 +38,12 @@ test-notebooks: .venv/lock
 	$(PYTHON) tools/prepare_chapters.py $(EXECUTED)
 	STATEFUL_TFF_DATA=synthetic $(PYTHON) -m pytest --nbmake --overwrite --nbmake-timeout=600 -n 2 $(EXECUTED)
 	$(PYTHON) -m pytest tests/chapters --executed=$(EXECUTED)
+
+# The chapters on data, training and the store once more, on ratings in half stars.
+test-half-stars: .venv/lock  ## run three chapters on the ml-latest-small that STATEFUL_TFF_DATA names
+	$(PYTHON) tools/prepare_chapters.py $(EXECUTED)_half_stars
+	cd $(EXECUTED)_half_stars && $(CURDIR)/$(PYTHON) -m pytest --nbmake --nbmake-timeout=600 -n 2 \
+		01_*.ipynb 05_*.ipynb 11_*.ipynb
 
 test-site: .venv/lock  ## check the built site in a headless browser
 	$(PYTHON) -m pytest tests/site
@@ -104,4 +110,4 @@ lock: .venv/lock  ## resolve requirements.in into requirements.txt
 	@touch $@
 
 clean:  ## remove what was built; the environment and downloaded data stay
-	rm -rf _build _executed .pytest_cache .ruff_cache .hypothesis
+	rm -rf _build _executed* .pytest_cache .ruff_cache .hypothesis

@@ -16,7 +16,9 @@ PLACE = "https://colab.research.google.com/github/reader/book/blob/colab/noteboo
 
 def test_every_chapter_page_has_a_button_with_the_right_path(tmp_path):
     shutil.copytree(
-        ROOT, tmp_path / "copy", ignore=shutil.ignore_patterns(".*", "_build", "_executed", "tests")
+        ROOT,
+        tmp_path / "copy",
+        ignore=shutil.ignore_patterns(".*", "_build", "_executed*", "tests"),
     )
     copy = tmp_path / "copy"
     repository.put(copy, "https://github.com/reader/book")

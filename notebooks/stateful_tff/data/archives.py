@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import lzma
+import os
 import struct
 import zipfile
 import zlib
@@ -46,15 +47,27 @@ class RatingsFiles:
     read: Callable[[str], bytes]
 
 
+def as_path(name) -> Path:
+    """Returns a path with `~` spelled out; whatever names none is a `DataError`."""
+    if not isinstance(name, str | os.PathLike):
+        raise DataError(f"A {type(name).__name__} names no file or folder; give a path.")
+    try:
+        return Path(name).expanduser()
+    except (RuntimeError, TypeError) as error:  # nobody of that name, or a path of bytes
+        raise DataError(f"{str(name)!r} cannot be read ({error}); give another path.") from error
+
+
 @contextlib.contextmanager
 def sentences(path: Path):
     """Turns what the system says of a path that cannot be read into a `DataError`."""
     try:
         yield
-    except OSError as error:
+    except (OSError, ValueError) as error:
+        if isinstance(error, DataError):
+            raise
+        words = getattr(error, "strerror", None) or error
         raise DataError(
-            f"{str(path)!r} cannot be read ({error.strerror or error}); look at its name and "
-            "whether you may read it."
+            f"{str(path)!r} cannot be read ({words}); look at its name and whether you may read it."
         ) from error
 
 

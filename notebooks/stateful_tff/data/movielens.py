@@ -36,7 +36,7 @@ def read_movielens(path: str | os.PathLike, names: Sequence[str] | None = None) 
     Raises:
         DataError: naming the file, and the line where there is one.
     """
-    path = Path(path)
+    path = archives.as_path(path)
     found = archives.find(path)
     if not found:
         raise DataError(f"{path} holds no MovieLens: {' and '.join(LAYOUTS)} are missing.")
@@ -86,9 +86,11 @@ def write_movielens(ratings: Ratings, folder: str | os.PathLike, release: str = 
         DataError: if the format cannot hold an id, a rating, a time or a title, or the folder
             cannot be written to.
     """
-    if release not in ("ml-1m", "ml-10m"):
-        raise DataError(f"{release!r} is no format to write; use 'ml-1m' or 'ml-10m'.")
-    folder = Path(folder)
+    if not isinstance(release, str) or release not in ("ml-1m", "ml-10m"):
+        raise DataError(
+            f"{' '.join(repr(release).split())} is no format to write; use 'ml-1m' or 'ml-10m'."
+        )
+    folder = archives.as_path(folder)
     table, items = ratings.table, ratings.items
     columns = {
         "user": np.asarray(ratings.user_ids)[table["user"]],
@@ -173,8 +175,9 @@ def load_ratings(name: str = "auto", *, cache_dir: str | os.PathLike | None = No
     Raises:
         DataError: when the data is missing or wrong.
     """
-    if name not in ("auto", "synthetic", *RELEASES):
-        raise DataError(f"{name!r} is no data set; use auto, synthetic, {' or '.join(RELEASES)}.")
+    if not isinstance(name, str) or name not in ("auto", "synthetic", *RELEASES):
+        shown, known = " ".join(repr(name).split()), " or ".join(RELEASES)
+        raise DataError(f"{shown} is no data set; use auto, synthetic, {known}.")
     where = os.environ.get("STATEFUL_TFF_DATA", "").strip().strip("\"'")
     if name == "synthetic" or (name == "auto" and where == "synthetic"):
         return synthetic_ratings()

@@ -41,7 +41,7 @@ def parse_ratings(data: bytes, layout: str = "ratings.dat", where: str = "rating
     Raises:
         DataError: naming the first bad line.
     """
-    layout = _layout(layout)
+    layout, data = _layout(layout), _content(data)
     try:
         table = _read_columns(data, layout, where)
     except (ValueError, OverflowError):
@@ -80,9 +80,16 @@ def _read_columns(data: bytes, layout: Layout, where: str) -> pd.DataFrame:
 
 def _layout(name: str) -> Layout:
     """Returns the layout of this name."""
-    if name not in LAYOUTS:
-        raise DataError(f"{name!r} is no layout; use {', '.join(LAYOUTS)}.")
+    if not isinstance(name, str) or name not in LAYOUTS:
+        raise DataError(f"{' '.join(repr(name).split())} is no layout; use {', '.join(LAYOUTS)}.")
     return LAYOUTS[name]
+
+
+def _content(data: bytes) -> bytes:
+    """Returns the content of a file."""
+    if not isinstance(data, bytes | bytearray):
+        raise DataError(f"The content of a file is bytes, not {type(data).__name__}.")
+    return bytes(data)
 
 
 def _is_sound(table: pd.DataFrame, data: bytes, layout: Layout) -> bool:
@@ -190,7 +197,7 @@ def parse_movies(data: bytes, layout: str = "ratings.dat", where: str = "movies"
     Raises:
         DataError: naming the first bad line.
     """
-    layout = _layout(layout)
+    layout, data = _layout(layout), _content(data)
     text = _decode(data, layout.encodings, where)
     lines = text.rstrip().replace("\r\n", "\n").split("\n")
     if layout.header:  # a CSV file: titles with commas stand between quotation marks

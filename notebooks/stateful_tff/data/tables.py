@@ -12,11 +12,12 @@ import numpy as np
 import pandas as pd
 
 from ..checks import finite_number
-from .archives import sentences
+from .archives import as_path, sentences
 from .ratings import DataError, Ratings, sorted_table
 
 # The first bytes of a compressed file, and what pandas calls the way it is compressed.
 _PACKED = {b"\x1f\x8b": "gzip", b"BZh": "bz2", b"\xfd7zXZ\x00": "xz", b"PK\x03\x04": "zip"}
+_NEEDED = ("user", "item", "rating")
 _SEPARATORS = "\t,;|"
 
 
@@ -59,11 +60,17 @@ def read_table(
             package that is needed.
     """
     columns = dict(user=user, item=item, rating=rating, time=time, title=title)
-    columns = {key: column for key, column in columns.items() if column is not None}
+    columns = {key: c for key, c in columns.items() if c is not None or key in _NEEDED}
+    for key, column in columns.items():
+        if not isinstance(column, str | int | tuple):
+            raise DataError(
+                f"A {type(column).__name__} names no column for {key}; give its name, or its "
+                "position in a file without a header."
+            )
     if isinstance(source, pd.DataFrame):
         where, table = "the table", source
     else:
-        where, table = str(source), _read_file(Path(source), columns)
+        where, table = str(source), _read_file(as_path(source), columns)
     for key, column in columns.items():
         if column not in table.columns:
             shown = ", ".join(map(str, table.columns[:20]))
@@ -86,20 +93,20 @@ def read_table(
         titles = table[title].iloc[first].astype(str).reset_index(drop=True)
     movies = pd.DataFrame({"movie_id": item_ids, "title": titles, "genres": ""})
     if scale is not None:
-        low, high = (finite_number("scale", end) for end in scale)
+        if not isinstance(scale, tuple | list) or len(scale) != 2:
+            raise DataError("A scale is its lowest and its highest rating; give two numbers.")
+        scale = low, high = tuple(finite_number("An end of scale", end) for end in scale)
         if not low <= stars.min() <= stars.max() <= high:
             raise DataError(
                 f"{where} has ratings from {stars.min():g} to {stars.max():g}, off the scale from "
                 f"{low:g} to {high:g}; give their own scale."
             )
-        scale = low, high
     rows = sorted_table(users, items, stars, times)
     return Ratings(str(name), rows, user_ids, movies, scale=scale)
 
 
 def _read_file(path: Path, columns: dict) -> pd.DataFrame:
     """Reads the named columns of a file, and ids as they are written."""
-    path = path.expanduser()
     with sentences(path), open(path, "rb") as file:
         start = file.read(8)
     try:
