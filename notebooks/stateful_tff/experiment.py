@@ -12,7 +12,16 @@ import attrs
 import numpy as np
 import pandas as pd
 
-from .checks import client_ids, whole_number
+from .checks import (
+    called,
+    client_ids,
+    finite_number,
+    left_out_or,
+    seed_number,
+    shown,
+    whole_number,
+    yes_or_no,
+)
 from .data import ClientDatasets, Ratings
 from .engines.in_process import InThisProcess
 from .engines.packed import build_packed_process
@@ -69,10 +78,16 @@ class Experiment:
     @sampler.default
     def _uniform_sampler(self):
         users = self.ratings.table["user"].unique()
-        return UniformSampler(users, min(self.cohort_size, len(users)), self.seed)
+        size = min(whole_number("cohort_size", self.cohort_size, 1), len(users))
+        return UniformSampler(users, size, self.seed)
 
     def __attrs_post_init__(self):
         """Builds the model, the clients' data, the process and an empty store."""
+        self.biases, self.seed = yes_or_no("biases", self.biases), seed_number("seed", self.seed)
+        if not isinstance(self.rates, list | tuple) or len(self.rates) != 3:
+            raise TypeError(
+                f"rates must be three numbers, of server, items and users, not {shown(self.rates)}."
+            )
         mean = self.mean_rating
         if mean is None:
             mean = float(self.ratings.table["rating"].mean())
@@ -128,8 +143,13 @@ class Experiment:
 
         Returns:
             The history of all rounds.
+
+        Raises:
+            TypeError: if a number is not whole, or `evaluate` no function.
+            ValueError: if a number is too small.
         """
         every = whole_number("every", every, 1)
+        left_out_or(called)("evaluate", evaluate)
 
         def evaluate_if_due() -> None:
             if evaluate and self._due == self.store.round_num:
@@ -205,7 +225,13 @@ class Experiment:
 
         Returns:
             The users' side, one row per user; of users who were not trained, their start.
+
+        Raises:
+            TypeError, ValueError: if a number or an id makes no sense.
         """
+        epochs = whole_number("epochs", epochs, 0, 100_000)
+        rate = left_out_or(finite_number)("rate", rate, 0)
+        round_num = whole_number("round_num", round_num, 0)
         local = [part.copy() for part in (self.local_weights() if start is None else start)]
         clients = self.clients if ratings is None else self._datasets(ratings)
         if users is None:

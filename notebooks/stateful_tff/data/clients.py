@@ -16,7 +16,7 @@ import tensorflow as tf
 
 from ..checks import client_id as checked_id
 from ..checks import client_ids as checked_ids
-from ..checks import whole_number
+from ..checks import num_passes, shown, whole_number
 from .orders import permutations
 from .ratings import DataError, Ratings
 
@@ -127,7 +127,7 @@ class DatasetsByClient(Mapping):
                 f"for_round shuffles examples; give {type(self).__name__} a shuffle_seed."
             )
         round_num = whole_number("round_num", round_num, 0)
-        epochs = whole_number("epochs", epochs, 1)
+        epochs = num_passes("epochs", epochs)
         ids = checked_ids(client_ids, self.num_clients)
         orders = iter(permutations(self.shuffle_seed, ids, self.counts[ids], round_num, epochs))
         datasets = []
@@ -145,10 +145,10 @@ class DatasetsByClient(Mapping):
                 2, 4, … in stored order; "query" for 1, 3, 5, …. A client with one example has
                 it in its support, and an empty query.
         """
-        if name == "all":
+        if isinstance(name, str) and name == "all":
             return self
-        if name not in ("support", "query"):
-            raise ValueError(f"There is no part {name!r}; use 'all', 'support' or 'query'.")
+        if not isinstance(name, str) or name not in ("support", "query"):
+            raise ValueError(f"There is no part {shown(name)}; use 'all', 'support' or 'query'.")
         if name not in self._parts:
             index = np.arange(len(self.x)) - np.repeat(self.starts, self.counts)
             rows = index % 2 == (name == "query")
@@ -245,7 +245,7 @@ class ExampleDatasets(DatasetsByClient):
 
     def __init__(self, examples: Sequence[tuple], batch_size: int, shuffle_seed: int | None = None):
         """See the class."""
-        pairs = [(np.asarray(x), np.asarray(y)) for x, y in examples]
+        pairs = [_two_arrays(client, pair) for client, pair in enumerate(_all_of(examples))]
         if not pairs:
             raise DataError("examples is empty; give a pair of arrays for each client.")
         for client, (x, y) in enumerate(pairs):
@@ -262,3 +262,23 @@ class ExampleDatasets(DatasetsByClient):
             )
         x, y = (np.concatenate(arrays) for arrays in zip(*pairs, strict=True))
         super().__init__(x, y, [len(x) for x, _ in pairs], batch_size, shuffle_seed)
+
+
+def _all_of(examples) -> list:
+    """Returns the examples of all clients in a list, if they come in one."""
+    if isinstance(examples, str | bytes | dict) or not hasattr(examples, "__iter__"):
+        raise DataError(f"examples must list a pair of arrays for each client: {shown(examples)}.")
+    return list(examples) if getattr(examples, "ndim", 1) else [examples]
+
+
+def _two_arrays(client: int, pair) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the inputs and the targets of one client, if it has both."""
+    if not isinstance(pair, list | tuple) or len(pair) != 2:
+        raise DataError(f"Client {client} has no pair of arrays, but {shown(pair)}.")
+    try:
+        pair = tuple(np.asarray(part) for part in pair)
+    except ValueError as error:  # rows of several lengths
+        raise DataError(f"Client {client} has an array with rows of several lengths.") from error
+    if any(part.dtype.kind == "O" for part in pair):
+        raise DataError(f"Client {client} has an array of objects; give numbers or texts.")
+    return pair

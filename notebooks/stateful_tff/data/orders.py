@@ -14,6 +14,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.random.bit_generator import ISeedSequence
 
+from ..checks import array_of, num_passes, seed_number, whole_number
+
 
 def permutations(
     seed: int, clients: Sequence[int], counts: Sequence[int], round_num: int, epochs: int
@@ -29,8 +31,19 @@ def permutations(
 
     Returns:
         `len(clients) * epochs` arrays int64[count], each a permutation of 0, …, count - 1.
+
+    Raises:
+        TypeError: if a number is not whole.
+        ValueError: if one is too small, or clients and counts differ in number.
     """
-    before, after = _words(seed), _words(round_num)
+    before = _words(seed_number("seed", seed))
+    after, epochs = _words(whole_number("round_num", round_num, 0)), num_passes("epochs", epochs)
+    clients = array_of("clients", clients, whole=True, ndim=1)
+    counts = array_of("counts", counts, whole=True, ndim=1)
+    if len(counts) != len(clients) or min(counts.min(initial=0), clients.min(initial=0)) < 0:
+        raise ValueError("clients and counts must hold numbers from 0, as many of both.")
+    if clients.max(initial=0) >= 2**32:
+        raise ValueError(f"Client ids are below 2**32, and there is {clients.max()}.")
     keys = np.empty((len(clients) * epochs, len(before) + len(after) + 2), np.uint32)
     keys[:, : len(before)] = before
     keys[:, len(before)] = np.repeat(np.asarray(clients, np.uint32), epochs)

@@ -9,7 +9,7 @@ import attrs
 import numpy as np
 import pandas as pd
 
-from ..checks import whole_number
+from ..checks import seed_number
 
 
 class DataError(ValueError):
@@ -219,7 +219,7 @@ def order_in_time(user: np.ndarray, item: np.ndarray, time: np.ndarray, seed: in
         time: int[n].
         seed: decides the hash.
     """
-    seed = whole_number("seed", seed, 0)
+    seed = seed_number("seed", seed)
     if not len(user):
         return np.zeros(0, np.int64)
     start, end = int(time.min()), int(time.max())

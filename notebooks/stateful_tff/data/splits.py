@@ -9,7 +9,7 @@ import attrs
 import numpy as np
 import pandas as pd
 
-from ..checks import finite_number, whole_number
+from ..checks import finite_number, seed_number, whole_number
 from .ratings import DataError, Ratings, order_in_time
 
 
@@ -109,7 +109,7 @@ def split_at_random(
     first, second = _cuts(len(ratings), train, validation)
     if not 0 < first < second < len(ratings):
         raise DataError(f"{len(ratings)} ratings are too few for three parts; use more ratings.")
-    order = np.random.default_rng(whole_number("seed", seed, 0)).permutation(len(ratings))
+    order = np.random.default_rng(seed_number("seed", seed)).permutation(len(ratings))
     part = np.zeros(len(ratings), np.int8)
     part[order[first:second]], part[order[second:]] = 1, 2
     return Split(*(ratings.select(part == i) for i in range(3)))
@@ -140,7 +140,7 @@ def split_users(
     first, second = _cuts(len(users), train, validation)
     if not 0 < first < second < len(users):
         raise DataError(f"{len(users)} users are too few for three parts; use more users.")
-    order = np.random.default_rng(whole_number("seed", seed, 0)).permutation(users)
+    order = np.random.default_rng(seed_number("seed", seed)).permutation(users)
     part = np.zeros(ratings.num_users, np.int8)
     part[order[first:second]], part[order[second:]] = 1, 2
     rows = part[ratings.table["user"].to_numpy()]

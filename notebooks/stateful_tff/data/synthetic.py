@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from scipy.special import ndtr
 
-from ..checks import whole_number
+from ..checks import seed_number, whole_number
 from ..progress import progress
 from .ratings import DataError, Ratings, index_ratings
 
@@ -94,7 +94,7 @@ def synthetic_ratings(
         median = whole_number("median_ratings", median_ratings, _FEWEST_RATINGS)
         if median > num_items:
             raise DataError(f"median_ratings is {median} for {num_items} movies; give at most all.")
-    rng = np.random.default_rng(whole_number("seed", seed, 0))
+    rng = np.random.default_rng(seed_number("seed", seed))
     popularity = rng.normal(0, 1.3, num_items)
     user_bias = rng.normal(0, _USER_SHARE**0.5, num_users)
     quality = 0.5 * popularity / 1.3 + rng.normal(0, 0.75**0.5, num_items)

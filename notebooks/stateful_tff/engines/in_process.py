@@ -14,6 +14,7 @@ import tensorflow as tf
 import tensorflow_federated as tff
 
 from .. import runtime
+from ..checks import whole_number
 from .round import FederatedProcess
 
 
@@ -100,6 +101,13 @@ class InThisProcess:
 
     def __init__(self, process: FederatedProcess, threads: int | None = None):
         """See the class."""
+        if not isinstance(process, FederatedProcess):
+            raise TypeError(
+                "InThisProcess takes a FederatedProcess, as the build functions of the engines "
+                f"return it, not {type(process).__name__}."
+            )
+        if threads is not None:
+            threads = whole_number("threads", threads, 1)
         functions = process.functions
         self.inputs, self.client_state_fn = process.inputs, process.client_state_fn
         self.initialize = GraphFunction(functions.initialize)

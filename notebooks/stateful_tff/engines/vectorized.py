@@ -14,6 +14,7 @@ import tensorflow_federated as tff
 
 from ..checks import client_ids
 from ..data.orders import permutations
+from ..data.ratings import DataError
 from ..methods.method import Method
 from ..methods.optimizers import Optimizers
 from ..methods.trainers import FunctionalTrainer, PaddedBatches
@@ -72,6 +73,10 @@ def build_vectorized_process(
 
     def inputs(clients, cohort, round_num):
         cohort = client_ids(cohort, clients.num_clients)
+        if clients.shuffle_seed is None:
+            raise DataError("Rounds shuffle examples; give ExampleDatasets a shuffle_seed.")
+        if not len(cohort):
+            raise ValueError("A cohort is a list of client ids, with at least one in it.")
         parts = cut(cohort, clients.counts, 1 + (len(cohort) > 500))
         ids = [part.astype(np.int32) for part in parts]
         passes = [

@@ -8,7 +8,7 @@ from __future__ import annotations
 import attrs
 import numpy as np
 
-from ..checks import finite_number, positive_number, whole_number
+from ..checks import finite_number, num_passes, positive_number, yes_or_no
 from ..data import Ratings
 from .metrics import score
 
@@ -104,11 +104,12 @@ def fit_biases(
         ValueError: if `l2` is negative, `shrink` not above zero, or `sweeps` below one.
     """
     l2, shrink = finite_number("l2", l2, 0), positive_number("shrink", shrink)
+    users_first = yes_or_no("users_first", users_first)
     user, item, stars = _columns(train)
     mean = stars.mean(dtype=np.float64)
     biases = {"user": np.zeros(train.num_users), "item": np.zeros(train.num_items)}
     turns = [("item", item, "user", user), ("user", user, "item", item)]
-    for _ in range(whole_number("sweeps", sweeps, 1)):
+    for _ in range(num_passes("sweeps", sweeps)):
         for side, ids, other, other_ids in turns[::-1] if users_first else turns:
             rest = stars - mean - biases[other][other_ids]
             biases[side] = _side(ids, rest, len(biases[side]), l2, shrink)

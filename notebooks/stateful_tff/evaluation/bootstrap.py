@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from ..checks import finite_number, whole_number
+from ..checks import array_of, called, num_passes, seed_number, share, table_size, whole_number
 
 
 def populations(num_users: int, draws: int = 1000, seed: int = 0) -> np.ndarray:
@@ -34,7 +34,8 @@ def populations(num_users: int, draws: int = 1000, seed: int = 0) -> np.ndarray:
     if not whole_number("num_users", num_users, 0):
         raise ValueError("There are no users to take an interval over; give at least one.")
     draws = whole_number("draws", draws, 1)
-    often = np.random.default_rng(seed).multinomial(
+    table_size("The drawn populations", draws, num_users)
+    often = np.random.default_rng(seed_number("seed", seed)).multinomial(
         num_users, np.full(num_users, 1 / num_users), draws
     )
     return np.vstack([np.ones(num_users), often])
@@ -54,10 +55,12 @@ def bounds(values: np.ndarray, level: float = 0.95) -> np.ndarray:
         TypeError: if `level` is not a number.
         ValueError: if `level` is not between 0 and 1.
     """
-    if not 0 < finite_number("level", level) < 1:
-        raise ValueError(f"level must be between 0 and 1, such as 0.95; got {level}.")
-    tail = (1 - level) / 2
-    values = np.asarray(values)
+    tail, values = (1 - share("level", level)) / 2, array_of("values", values)
+    if values.ndim not in (1, 2) or len(values) < 2:
+        raise ValueError(
+            f"values must hold a statistic of the true population and of drawn ones, in rows, and "
+            f"has the shape {list(values.shape)}."
+        )
     return np.array([values[0], *np.quantile(values[1:], [tail, 1 - tail], axis=0)])
 
 
@@ -84,9 +87,10 @@ def interval(
         TypeError: if a number is of the wrong kind.
         ValueError: if there are no users or no draws, or `level` is not between 0 and 1.
     """
-    values = np.asarray(values)
-    if not len(values):
+    values, level = array_of("values", values), share("level", level)
+    if not values.ndim or not len(values):
         raise ValueError("There are no users to take an interval over; give at least one.")
-    rng, draws = np.random.default_rng(seed), whole_number("draws", draws, 1)
+    rng = np.random.default_rng(seed_number("seed", seed))
+    draws, statistic = num_passes("draws", draws), called("statistic", statistic)
     drawn = [statistic(values[rng.integers(0, len(values), len(values))]) for _ in range(draws)]
     return bounds([statistic(values), *drawn], level)

@@ -9,9 +9,18 @@ import attrs
 import numpy as np
 import scipy.sparse
 
-from ..checks import finite_number, positive_number, whole_number
+from ..checks import (
+    finite_number,
+    num_passes,
+    positive_number,
+    seed_number,
+    table_size,
+    whole_number,
+)
 from ..data import Ratings
 from ..models.matrix_factorization import MatrixFactorization
+
+_NOT_SOLVED = "Least squares has no solution in float32; give l2 and shrink of a usual size."
 
 
 @attrs.frozen(eq=False)
@@ -66,6 +75,7 @@ def _solve_side(ids, size, vectors, targets, l2, shrink) -> list[np.ndarray]:
     Returns:
         Vectors, float32[size, k], and biases, float32[size, 1].
     """
+    table_size("The equations of one side", size, vectors.shape[1] + 1, vectors.shape[1] + 1)
     features = np.column_stack([vectors, np.ones(len(ids), np.float32)])
     bounds = np.searchsorted(ids, np.arange(size + 1))
     width = features.shape[1]
@@ -75,7 +85,13 @@ def _solve_side(ids, size, vectors, targets, l2, shrink) -> list[np.ndarray]:
         left[one] = own.T @ own
         right[one] = targets[bounds[one] : bounds[one + 1]] @ own
     left += (l2 * np.diff(bounds) + shrink)[:, None, None] * np.eye(width, dtype=np.float32)
-    solved = np.linalg.solve(left, right[:, :, None])[:, :, 0]
+    with np.errstate(over="ignore", invalid="ignore"):
+        try:
+            solved = np.linalg.solve(left, right[:, :, None])[:, :, 0]
+        except np.linalg.LinAlgError as error:
+            raise ValueError(_NOT_SOLVED) from error
+    if not np.isfinite(solved).all():
+        raise ValueError(_NOT_SOLVED)
     return [solved[:, :-1], solved[:, -1:]]
 
 
@@ -114,10 +130,11 @@ def fit_als(
     model, shrink = _model(train, num_factors, l2), positive_number("shrink", shrink)
     user, item, stars = (train.table[c].to_numpy() for c in ("user", "item", "rating"))
     by_item = np.argsort(item, kind="stable")
-    start = np.random.default_rng(seed).normal(0, 0.1, (train.num_items, num_factors))
+    rng = np.random.default_rng(seed_number("seed", seed))
+    start = rng.normal(0, 0.1, (train.num_items, num_factors))
     items = [start.astype(np.float32), np.zeros((train.num_items, 1), np.float32)]
     factors = Factors(model, items, [])
-    for _ in range(whole_number("sweeps", sweeps, 1)):
+    for _ in range(num_passes("sweeps", sweeps)):
         factors = factors.fold_in(train, l2, shrink)
         vectors, bias = (part[user[by_item]] for part in factors.users)
         targets = stars[by_item] - np.float32(model.mean_rating) - bias[:, 0]
@@ -150,13 +167,14 @@ def fit_sgd(
 
     Raises:
         TypeError: if a number is of the wrong kind.
-        ValueError: if a count is below one, or `l2` or `rate` negative.
+        ValueError: if a count is below one, `l2` or `rate` negative, or the rate too high.
     """
     model, rate = _model(train, num_factors, l2), finite_number("rate", rate, 0)
-    epochs = whole_number("epochs", epochs, 1)
+    epochs = num_passes("epochs", epochs)
     ids = [train.table[column].to_numpy() for column in ("item", "user")]
     stars = train.table["rating"].to_numpy()
-    mean, rng = np.float32(model.mean_rating), np.random.default_rng(seed)
+    mean, rng = np.float32(model.mean_rating), np.random.default_rng(seed_number("seed", seed))
+    table_size("The users' vectors", train.num_users, num_factors)
     sides = [_start(rng, size, num_factors, ones) for size, ones in _sizes(train)]
     num_batches = -(-len(train) // whole_number("batch_size", batch_size, 1))
     batches = np.array_split(np.arange(len(train)), num_batches)
@@ -171,6 +189,8 @@ def fit_sgd(
                 gradient = (error[:, None] * seen[1 - side] + l2 * seen[side]) * moves
                 _add_rows(rows, rows_of[side], np.float32(-2 * rate * left) * gradient)
     (items, _), (users, _) = sides
+    if not (np.isfinite(items).all() and np.isfinite(users).all()):
+        raise ValueError(f"SGD went out of bounds with the rate {rate}; give a lower one.")
     k = num_factors
     return Factors(model, [items[:, :k], items[:, k : k + 1]], [users[:, :k], users[:, k + 1 :]])
 

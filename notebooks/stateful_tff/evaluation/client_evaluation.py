@@ -9,8 +9,11 @@ from collections import OrderedDict
 from collections.abc import Callable
 
 import tensorflow as tf
+import tensorflow_federated as tff
 
-from ..checks import whole_number
+from ..checks import one_of, whole_number
+
+GROUPS = ("local_model_variables", "global_model_variables", "trainable_variables")
 
 
 @tf.function
@@ -48,10 +51,16 @@ def build_strategy(
         batch_size: ratings per step.
 
     Raises:
-        TypeError: if `batch_size` is no whole number.
-        ValueError: if it is below one.
+        TypeError: if `batch_size` is no whole number, or `optimizer` none of TFF's.
+        ValueError: if it is below one, or there is no such group.
     """
     batch_size = whole_number("batch_size", batch_size, 1)
+    one_of("group", group, GROUPS)
+    if not isinstance(optimizer, tff.learning.optimizers.Optimizer):
+        raise TypeError(
+            "optimizer must be an optimizer of tff.learning.optimizers, such as build_sgdm(0.1), "
+            f"not {type(optimizer).__name__}."
+        )
 
     def build():
         @tf.function

@@ -11,7 +11,7 @@ import attrs
 import numpy as np
 import pandas as pd
 
-from ..checks import whole_number
+from ..checks import array_of, called, whole_number, yes_or_no
 from ..data import DataError, Ratings, Split, split_by_time, split_users
 from ..state import ClientState
 from .baselines import fit_biases
@@ -46,7 +46,7 @@ def seen_and_unseen(ratings: Ratings, seed: int = 0, tuning: bool = False) -> Se
     """
     split = split_users(ratings, seed=seed)
     seen, unseen = split.train_and_validation, split.test
-    if tuning:
+    if yes_or_no("tuning", tuning):
         seen, unseen = split.train, split.validation
     rows = ratings.table["user"].isin(seen.table["user"].unique())
     return SeenAndUnseen(split_by_time(ratings.select(rows)), unseen)
@@ -68,6 +68,8 @@ def first_ratings(unseen: Ratings, counts: Sequence[int]) -> tuple[dict[int, Rat
         ValueError: if a count is negative, or there are no counts.
         DataError: if no user has enough ratings.
     """
+    counts = list(counts) if isinstance(counts, set | range) else counts
+    counts = array_of("counts", counts, whole=True, ndim=1)
     counts = [whole_number("A count of first ratings", count, 0) for count in counts]
     if not counts:
         raise ValueError("There are no counts of first ratings; give at least one.")
@@ -98,6 +100,7 @@ def cold_start(
         DataError: if no user has enough ratings.
         ValueError: as `first_ratings` and `metrics.clipped_errors` do.
     """
+    called("serve", serve)
     supports, query = first_ratings(unseen, counts)
     return pd.DataFrame(
         {n: per_user(serve(part, query, n), query)["rmse"] for n, part in supports.items()}

@@ -9,13 +9,17 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from ..checks import whole_number
+from ..checks import array_of, arrays, whole_number, yes_or_no
 
 
 def num_bytes(weights: Iterable) -> int:
-    """Returns how many bytes dense weights take: arrays, tensors, variables, or their specs."""
+    """Returns how many bytes dense weights take: arrays, tensors, variables, or their specs.
+
+    Raises:
+        TypeError: if they are not listed, or one has no shape and dtype.
+    """
     total = 0
-    for weight in weights:
+    for weight in arrays("weights", weights):
         dtype = getattr(weight.dtype, "as_numpy_dtype", weight.dtype)
         total += int(np.prod(weight.shape, dtype=np.int64)) * np.dtype(dtype).itemsize
     return total
@@ -52,12 +56,14 @@ def client_costs(
             `support_epochs` is negative.
     """
     batch_size = whole_number("batch_size", batch_size, 1)
-    counts = np.asarray(counts)
+    counts = array_of("counts", counts, whole=True, ndim=1)
+    keeps_state = yes_or_no("keeps_state", keeps_state)
+    sends_user = yes_or_no("sends_user", sends_user)
     if not counts.size or counts.min() < 1:
         raise ValueError("counts must hold at least one rating for each of one client or more.")
     shared, own = num_bytes(global_weights), num_bytes(local_weights)
     steps = -(-counts // batch_size)
-    if whole_number("support_epochs", support_epochs, 0):
+    if whole_number("support_epochs", support_epochs, 0, 100_000):
         halves = -(-counts // 2), counts // 2
         on_support, on_query = (-(-half // batch_size) for half in halves)
         steps = support_epochs * on_support + on_query

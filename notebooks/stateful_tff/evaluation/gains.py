@@ -9,10 +9,10 @@ import numpy as np
 import pandas as pd
 from scipy.special import ndtr
 
-from ..checks import whole_number
+from ..checks import finite_array, whole_number
 from ..data import Ratings
 from .bootstrap import interval
-from .metrics import per_user
+from .metrics import clipped_errors, per_user
 
 SPLIT_HALF_NOISE = ("worse", "worse again", "spread", "truly worse")  # what it returns, in order
 RMSE_SPREAD = ("spread", "worst tenth", "best tenth")  # what it returns, in order
@@ -36,8 +36,16 @@ def gains(predicted: np.ndarray, baseline: np.ndarray, ratings: Ratings) -> pd.S
 
 
 def worse_off(gains: np.ndarray) -> float:
-    """Returns the share of users with a gain below zero."""
-    return float(np.mean(np.asarray(gains) < 0))
+    """Returns the share of users with a gain below zero.
+
+    Raises:
+        TypeError: if the gains are no numbers.
+        ValueError: if there are none, or one is not finite.
+    """
+    gains = finite_array("gains", gains, 1)
+    if not len(gains):
+        raise ValueError("There are no gains to take a share of; give at least one.")
+    return float(np.mean(gains < 0))
 
 
 def gains_in_halves(predicted: np.ndarray, baseline: np.ndarray, ratings: Ratings) -> np.ndarray:
@@ -54,6 +62,8 @@ def gains_in_halves(predicted: np.ndarray, baseline: np.ndarray, ratings: Rating
     Raises:
         ValueError: as `metrics.clipped_errors` does.
     """
+    for one in (predicted, baseline):
+        clipped_errors(one, ratings)  # refuses what cannot be judged
     turn = np.arange(len(ratings)) - ratings.bounds[ratings.table["user"]]
     halves = [
         gains(np.asarray(predicted)[rows], np.asarray(baseline)[rows], ratings.select(rows))
@@ -73,7 +83,17 @@ def split_half_noise(halves: np.ndarray) -> np.ndarray:
         second half; that share among those below zero in the first; the standard deviation of the
         true gains, in stars, whose square is the covariance of the halves; and the share of true
         gains below zero, if they are normally distributed.
+
+    Raises:
+        TypeError: if the gains are no numbers.
+        ValueError: if they are not finite, or not two each of two users or more.
     """
+    halves = finite_array("halves", halves, 2)
+    if halves.shape[1] != 2 or len(halves) < 2:
+        raise ValueError(
+            f"halves must hold two gains of each of two users or more, and has the shape "
+            f"{list(halves.shape)}."
+        )
     first, second = halves.T
     spread = np.sqrt(max(np.cov(first, second)[0, 1], 0.0))
     center = halves.mean()
@@ -175,7 +195,14 @@ def rmse_spread(rmse: np.ndarray) -> np.ndarray:
     Returns:
         float64[3] in stars, as `RMSE_SPREAD` names them: the standard deviation over users, and
         the means of the tenth of users with the highest and with the lowest RMSE.
+
+    Raises:
+        TypeError: if the values are no numbers.
+        ValueError: if there are none, or one is not finite.
     """
+    rmse = finite_array("rmse", rmse, 1)
+    if not len(rmse):
+        raise ValueError("There are no users to compare; give at least one.")
     tenth = max(len(rmse) // 10, 1)
     ordered = np.partition(rmse, [tenth - 1, len(rmse) - tenth])
     return np.array([np.std(rmse), ordered[-tenth:].mean(), ordered[:tenth].mean()])

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
+from ..checks import array_of, shown
 from ..data import Ratings
 from .bootstrap import bounds, populations
 
@@ -31,7 +32,7 @@ def clipped_errors(predicted: np.ndarray, ratings: Ratings) -> np.ndarray:
         ValueError: if there are no ratings, the numbers of predictions and ratings differ, or a
             prediction is not finite.
     """
-    predicted = np.asarray(predicted)
+    predicted = array_of("predicted", predicted)
     if not len(ratings):
         raise ValueError("There are no ratings to judge predictions on; give at least one.")
     if predicted.ndim not in (1, 2) or predicted.shape[-1] != len(ratings):
@@ -153,6 +154,8 @@ def error_by(groups: Sequence, predicted: np.ndarray, ratings: Ratings) -> pd.Da
     Raises:
         ValueError: as `clipped_errors` does, or if there is not one label per client.
     """
+    if isinstance(groups, str | dict | set) or np.shape(groups)[1:] or not np.shape(groups):
+        raise TypeError(f"groups must list a label for each client, not {shown(groups)}.")
     if len(groups) != ratings.num_users:
         raise ValueError(
             f"{len(groups)} labels do not fit {ratings.num_users} clients; give one each."
@@ -178,7 +181,8 @@ def rmse_of_runs(predicted: np.ndarray, ratings: Ratings) -> np.ndarray:
     Raises:
         ValueError: as `clipped_errors` does.
     """
-    squared = clipped_errors(np.atleast_2d(predicted), ratings) ** 2
+    predicted = np.atleast_2d(array_of("predicted", predicted))
+    squared = clipped_errors(predicted, ratings) ** 2
     return np.sqrt(squared.mean(axis=1, dtype=np.float64))
 
 
@@ -211,7 +215,9 @@ def rmse_difference(
         ValueError: as `clipped_errors` does, if the shapes differ, or if `draws` or `level` makes
             no sense.
     """
-    first, second = np.atleast_2d(first), np.atleast_2d(second)
+    first, second = (
+        np.atleast_2d(array_of(name, runs)) for name, runs in (("first", first), ("second", second))
+    )
     if first.shape != second.shape:
         raise ValueError(f"Predictions of shapes {first.shape} and {second.shape} make no pairs.")
     user = np.unique(ratings.table["user"], return_inverse=True)[1]

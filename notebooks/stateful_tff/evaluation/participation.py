@@ -11,7 +11,15 @@ from collections.abc import Callable
 import attrs
 import numpy as np
 
-from ..checks import positive_number, whole_number
+from ..checks import (
+    array_of,
+    called,
+    finite_array,
+    positive_number,
+    seed_number,
+    shown,
+    whole_number,
+)
 
 
 def draw_available(weights: np.ndarray, cohort_size: int, rng: np.random.Generator) -> np.ndarray:
@@ -27,10 +35,24 @@ def draw_available(weights: np.ndarray, cohort_size: int, rng: np.random.Generat
 
     Returns:
         int64[<= cohort_size], distinct ids, in the order of the draw.
+
+    Raises:
+        TypeError: if the weights are no numbers, or the size is not whole.
+        ValueError: if a weight is negative or not finite, or the size below one.
     """
+    weights = _not_negative("weights", weights)
+    cohort_size = whole_number("cohort_size", cohort_size, 1)
     available = np.flatnonzero(weights)
     waiting = rng.exponential(size=len(available)) / weights[available]
     return available[np.argsort(waiting)[:cohort_size]]
+
+
+def _not_negative(name: str, values) -> np.ndarray:
+    """Returns float64[n] after checking that there are numbers from 0."""
+    values = finite_array(name, values, 1)
+    if len(values) and values.min() < 0:
+        raise ValueError(f"{name} must be at least 0, and holds {values.min()}.")
+    return values.astype(float)
 
 
 def _short(value) -> str:
@@ -49,6 +71,13 @@ def _short_names(conditions) -> str:
     return f"[{', '.join(getattr(one, '__qualname__', None) or repr(one) for one in conditions)}]"
 
 
+def _conditions(conditions) -> tuple:
+    """Returns conditions after checking that each is a function."""
+    if not isinstance(conditions, list | tuple):
+        raise TypeError(f"conditions must be a list of functions, not {shown(conditions)}.")
+    return tuple(called("A condition", one) for one in conditions)
+
+
 @attrs.frozen(eq=False)
 class ByActivity:
     """A condition of a `Schedule`: clients with more ratings take part more often.
@@ -57,10 +86,13 @@ class ByActivity:
         num_ratings: float64[num_clients], the number of each client's ratings.
     """
 
-    num_ratings: np.ndarray = attrs.field(converter=lambda n: np.asarray(n, float), repr=_short)
+    num_ratings: np.ndarray = attrs.field(
+        converter=lambda n: _not_negative("num_ratings", n), repr=_short
+    )
 
     def __call__(self, round_num: int) -> np.ndarray:
         """Returns the weights of a round, float64[num_clients]."""
+        whole_number("round_num", round_num, 0)
         return self.num_ratings
 
 
@@ -74,7 +106,9 @@ class DailyCycle:
         open_hours: how many hours a client's time lasts.
     """
 
-    hours: np.ndarray = attrs.field(converter=lambda hours: np.asarray(hours, float), repr=_short)
+    hours: np.ndarray = attrs.field(
+        converter=lambda hours: _not_negative("hours", hours), repr=_short
+    )
     rounds_per_day: float = attrs.field()
     open_hours: float = attrs.field(default=8.0)
 
@@ -82,9 +116,16 @@ class DailyCycle:
     def _check_rounds(self, attribute, value):
         positive_number("rounds_per_day", value)
 
+    @open_hours.validator
+    def _check_hours(self, attribute, value):
+        if positive_number("open_hours", value) > 24 or self.hours.max(initial=0) > 24:
+            raise ValueError("A day has 24 hours; give hours and open_hours from 0 to 24.")
+
     def __call__(self, round_num: int) -> np.ndarray:
         """Returns the weights of a round, float64[num_clients], 0 or 1."""
-        since = (24 * round_num / self.rounds_per_day - self.hours) % 24
+        since = (
+            24 * whole_number("round_num", round_num, 0) / self.rounds_per_day - self.hours
+        ) % 24
         return (since < self.open_hours).astype(float)
 
 
@@ -98,12 +139,18 @@ class LongAbsence:
         last: the first round with them again.
     """
 
-    away: np.ndarray = attrs.field(converter=lambda away: np.asarray(away, bool), repr=_short)
-    first: int = attrs.field()
-    last: int = attrs.field()
+    away: np.ndarray = attrs.field(converter=np.asarray, repr=_short)
+    first: int = attrs.field(converter=lambda n: whole_number("first", n, 0))
+    last: int = attrs.field(converter=lambda n: whole_number("last", n, 0))
+
+    @away.validator
+    def _check_away(self, attribute, value):
+        if value.dtype != bool or value.ndim != 1:
+            raise TypeError(f"away must say True or False of each client, not {shown(value)}.")
 
     def __call__(self, round_num: int) -> np.ndarray:
         """Returns the weights of a round, float64[num_clients], 0 or 1."""
+        whole_number("round_num", round_num, 0)
         return 1.0 - (self.away & (self.first <= round_num < self.last))
 
 
@@ -127,17 +174,17 @@ class Schedule:
         ValueError: if a number is too small, or a chance outside of 0 to 1.
     """
 
-    num_clients: int = attrs.field(converter=lambda n: whole_number("num_clients", n, 1))
+    num_clients: int = attrs.field(converter=lambda n: whole_number("num_clients", n, 1, 10**8))
     cohort_size: int = attrs.field(converter=lambda n: whole_number("cohort_size", n, 1))
     conditions: tuple[Callable[[int], np.ndarray], ...] = attrs.field(
-        default=(), converter=tuple, repr=_short_names
+        default=(), converter=_conditions, repr=_short_names
     )
     drop_out: float | np.ndarray = attrs.field(default=0.0, repr=_short)
-    seed: int = attrs.field(default=0, converter=lambda n: whole_number("seed", n, 0))
+    seed: int = attrs.field(default=0, converter=lambda n: seed_number("seed", n))
 
     @drop_out.validator
     def _check_chances(self, attribute, value):
-        chances = np.asarray(value)
+        chances = array_of("drop_out", value)
         if chances.shape not in ((), (self.num_clients,)):
             raise ValueError(
                 f"drop_out has shape {list(chances.shape)} for {self.num_clients} clients; give "
@@ -169,7 +216,8 @@ class Schedule:
 
     def _checked(self, weights) -> np.ndarray:
         """Returns a condition's weights of a round after checking them."""
-        weights = np.asarray(weights, float)
+        weights = np.asarray(weights)
+        weights = array_of("A condition", weights * 1.0 if weights.dtype == bool else weights)
         if weights.shape != (self.num_clients,):
             raise ValueError(
                 f"A condition returned weights of shape {list(weights.shape)} for "

@@ -10,7 +10,15 @@ from collections.abc import Sequence
 import attrs
 import numpy as np
 
-from ..checks import client_ids, whole_number
+from ..checks import (
+    array_of,
+    arrays,
+    client_ids,
+    finite_array,
+    seed_number,
+    table_size,
+    whole_number,
+)
 from ..data import Ratings
 from ..models.matrix_factorization import MatrixFactorization
 
@@ -52,13 +60,14 @@ def leave_one_out(
             movies that there are too few to sample; a `DataError` if all ratings of each user
             bear one time.
     """
-    seed, negatives = whole_number("seed", seed, 0), whole_number("negatives", negatives, 1)
+    seed, negatives = seed_number("seed", seed), whole_number("negatives", negatives, 1)
     users = np.flatnonzero(np.diff(test.bounds))
     if not len(users):
         raise ValueError("There are no test ratings to take a last movie of; give at least one.")
     ratings.check_times()
     last = test.in_time(seed)[test.bounds[users + 1] - 1]
     target = test.table["item"].to_numpy(np.int64)[last]
+    table_size("Who rated what", ratings.num_users, ratings.num_items)
     unknown = np.ones((ratings.num_users, ratings.num_items), bool)
     unknown[ratings.table["user"], ratings.table["item"]] = False
     unknown = unknown[users]
@@ -88,7 +97,23 @@ def target_ranks(
     Raises:
         ValueError: if the shapes do not go together, or a score is NaN, which would rank first.
     """
-    scores = np.broadcast_to(scores, np.shape(candidates))
+    scores = array_of("scores", scores)
+    target = array_of("target", target, whole=True, ndim=1)
+    candidates = np.asarray(candidates)
+    shape = len(target), scores.shape[-1] if scores.ndim else 0
+    if (
+        candidates.dtype != bool
+        or candidates.shape != shape
+        or scores.shape not in (shape, shape[1:])
+    ):
+        raise ValueError(
+            f"Scores of shape {list(scores.shape)}, {len(target)} targets and candidates "
+            f"{candidates.dtype}{list(candidates.shape)} do not go together; give bool[n, "
+            "num_items] for n targets."
+        )
+    if len(target) and not 0 <= target.min() <= target.max() < shape[1]:
+        raise ValueError(f"A target is none of the {shape[1]} movies, which count from 0.")
+    scores = np.broadcast_to(scores, shape)
     if np.isnan(scores).any():
         raise ValueError("A score is NaN, which compares with nothing; check the predictions.")
     own = scores[np.arange(len(target)), target][:, None]
@@ -114,7 +139,10 @@ def hit_rate_and_ndcg(
         TypeError: if `cutoff` is no whole number.
         ValueError: if it is below one.
     """
-    cutoff = whole_number("cutoff", cutoff, 1)
+    cutoff = whole_number("cutoff", cutoff, 1, 10**8)
+    above, tied = (array_of(name, n, whole=True) for name, n in (("above", above), ("tied", tied)))
+    if above.shape != tied.shape or min(above.min(initial=0), tied.min(initial=0)) < 0:
+        raise ValueError("above and tied must hold counts from 0, one of each for each target.")
     worth = np.cumsum(np.append(0.0, 1 / np.log2(np.arange(2, cutoff + 2))))
     first, last = np.minimum(above, cutoff), np.minimum(above + tied + 1, cutoff)
     return (last - first) / (tied + 1), (worth[last] - worth[first]) / (tied + 1)
@@ -141,9 +169,18 @@ def score_all(
         TypeError: if an id is no whole number.
         ValueError: if an id is out of range or comes twice.
     """
-    vectors, *biases = (np.asarray(part) for part in global_weights)
-    users = client_ids(users, len(local_weights[0]))
-    scores = np.asarray(local_weights[0])[users] @ vectors.T
+    of_items = arrays("global_weights", global_weights)
+    of_users = arrays("local_weights", local_weights)
+    vectors, *biases = (finite_array("A global weight", part, 2) for part in of_items or [[[]]])
+    own = finite_array("The users' vectors", of_users[0] if of_users else [[]], 2)
+    if own.shape[1] != vectors.shape[1] or any(b.shape != (len(vectors), 1) for b in biases):
+        raise ValueError(
+            f"Global weights of shapes {[part.shape for part in (vectors, *biases)]} do not fit "
+            f"users' vectors of shape {own.shape}."
+        )
+    users = client_ids(users, len(own))
+    table_size("The scores", len(users), len(vectors))
+    scores = own[users] @ vectors.T
     for bias in biases:
         scores = scores + bias[:, 0]
     return scores + np.float32(model.mean_rating)

@@ -9,7 +9,7 @@ import attrs
 import numpy as np
 import scipy.linalg
 
-from ..checks import positive_number, whole_number
+from ..checks import finite_array, positive_number, whole_number
 from ..state import ClientState
 
 
@@ -80,8 +80,19 @@ def rotation_between(old_items: np.ndarray, new_items: np.ndarray) -> np.ndarray
     Raises:
         ValueError: if the shapes differ or a number is not finite.
     """
-    rotation, _ = scipy.linalg.orthogonal_procrustes(np.asarray(old_items), np.asarray(new_items))
+    rotation, _ = scipy.linalg.orthogonal_procrustes(*_two_tables(old_items, new_items))
     return rotation.astype(np.float32)
+
+
+def _two_tables(old_items, new_items) -> tuple[np.ndarray, np.ndarray]:
+    """Returns two item matrices after checking that they are of one shape."""
+    old, new = finite_array("old_items", old_items, 2), finite_array("new_items", new_items, 2)
+    if old.shape != new.shape or not old.size:
+        raise ValueError(
+            f"old_items of shape {list(old.shape)} and new_items of shape {list(new.shape)} are "
+            "not two matrices of one model."
+        )
+    return old, new
 
 
 def aligned(states: ClientState, rotation: np.ndarray) -> ClientState:
@@ -91,8 +102,16 @@ def aligned(states: ClientState, rotation: np.ndarray) -> ClientState:
         states: stacked states of clients that last saw the old items; the vectors, `[n, 1, k]`,
             are the first of the local weights.
         rotation: from the old items to the new ones, float32[k, k].
+
+    Raises:
+        TypeError, ValueError: if the rotation is no matrix of the vectors' length.
     """
     vectors, *rest = states.local_weights
+    rotation, width = finite_array("rotation", rotation, 2), np.shape(vectors)[-1]
+    if rotation.shape != (width, width):
+        raise ValueError(
+            f"A rotation of shape {list(rotation.shape)} does not turn vectors of length {width}."
+        )
     return attrs.evolve(states, local_weights=[np.asarray(vectors) @ rotation, *rest])
 
 
@@ -110,7 +129,7 @@ def drift(old_items: np.ndarray, new_items: np.ndarray) -> dict[str, float]:
     Raises:
         ValueError: as `rotation_between` does.
     """
-    old_items, new_items = np.asarray(old_items), np.asarray(new_items)
+    old_items, new_items = _two_tables(old_items, new_items)
     moved = np.sum((new_items - old_items) ** 2)
     left = np.sum((new_items - old_items @ rotation_between(old_items, new_items)) ** 2)
     return {

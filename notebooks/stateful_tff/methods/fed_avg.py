@@ -40,7 +40,7 @@ def fed_avg(num_clients: int) -> Method:
     Args:
         num_clients: the size of the population, one row each.
     """
-    num_clients = whole_number("num_clients", num_clients, 1)
+    num_clients = whole_number("num_clients", num_clients, 1, 10**7)
 
     def server_weights(trainer):
         tables = [

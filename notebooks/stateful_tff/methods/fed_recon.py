@@ -11,6 +11,7 @@ Federated Learning", algorithm 1. Knows nothing of engines and stores.
 __all__ = ["fed_recon"]
 
 # %% ../../08_stateful_or_stateless.ipynb #b8a00013
+from ..checks import yes_or_no
 from .method import Method, keep_nothing
 from .phases import Phase, in_phases
 from .trainers import BOTH, GLOBAL, LOCAL
@@ -26,7 +27,8 @@ def fed_recon(epochs: int = 1, joint: bool = False, split: bool = True) -> Metho
         split: rebuild on one half of a client's examples and train on the
             other, as the paper does; else both on all.
     """
-    support, query = ("support", "query") if split else ("all", "all")
+    halves, joint = yes_or_no("split", split), yes_or_no("joint", joint)
+    support, query = ("support", "query") if halves else ("all", "all")
     return in_phases(
         "FedRecon",
         Phase(support, LOCAL, epochs),

@@ -9,6 +9,8 @@ see `stateful_tff.methods.trainers`. Knows nothing of engines and stores.
 
 # %% auto #0
 __all__ = [
+    "PARTS",
+    "checked",
     "difference",
     "build_server_broadcast_message",
     "client_update",
@@ -27,6 +29,14 @@ from collections.abc import Callable, Sequence
 import attrs
 import tensorflow as tf
 
+from ..checks import (
+    called,
+    checked_fields,
+    num_passes,
+    one_of,
+    text,
+    valid,
+)
 from .optimizers import initial_state, with_own_rates
 from ..state import (
     BroadcastMessage,
@@ -118,6 +128,9 @@ def keep_optimizer_state(trainer) -> ClientState:
     return attrs.evolve(keep_local_weights(trainer), optimizer_state=state)
 
 
+PARTS = ("all", "support", "query")
+
+
 @attrs.frozen
 class DataPass:
     """Passes over one of a client's data sets in a round.
@@ -127,8 +140,8 @@ class DataPass:
         epochs: how many passes.
     """
 
-    data: str = "all"
-    epochs: int = 1
+    data: str = attrs.field(default="all", validator=valid(one_of, PARTS))
+    epochs: int = attrs.field(default=1, validator=valid(num_passes))
 
 
 def global_weights(trainer) -> list:
@@ -136,8 +149,18 @@ def global_weights(trainer) -> list:
     return trainer.global_weights
 
 
+checked = checked_fields(
+    name=valid(text),
+    client_state_fn=valid(called),
+    client_update=valid(called),
+    server_update=valid(called),
+    build_server_broadcast_message=valid(called),
+    server_weights_fn=valid(called),
+)
+
+
 # %% ../../04_core_process.ipynb #b8ccd9c7
-@attrs.frozen
+@attrs.frozen(field_transformer=checked)
 class Method:
     """What a client and the server do in a round, and what a client keeps.
 

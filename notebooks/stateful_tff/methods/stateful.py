@@ -12,6 +12,7 @@ __all__ = ["stateful", "alternating", "first_visit", "rebuilt_at_first_visit"]
 # %% ../../08_stateful_or_stateless.ipynb #b8a00010
 import tensorflow as tf
 
+from ..checks import yes_or_no
 from .method import Method, keep_local_weights
 from .phases import Phase, in_phases
 from .trainers import BOTH, GLOBAL, LOCAL
@@ -36,7 +37,7 @@ def alternating(local_epochs: int = 1, joint: bool = False, *, keep=keep_local_w
     return in_phases(
         "alternating",
         Phase("all", LOCAL, local_epochs),
-        Phase("all", BOTH if joint else GLOBAL),
+        Phase("all", BOTH if yes_or_no("joint", joint) else GLOBAL),
         client_state_fn=keep,
     )
 

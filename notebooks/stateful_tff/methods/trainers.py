@@ -105,6 +105,11 @@ class VariableTrainer:
         Raises:
             ValueError: if `solve` is to move the global weights, too.
         """
+        if solve and not all(trained_ones(self.model, self.model.local_model_variables)):
+            raise ValueError(
+                "A phase that solves needs local weights that are all trained; this model keeps "
+                "statistics or frozen weights at the client, so take steps instead."
+            )
         if solve:
             frozen = self.train(
                 data, global_weights, local_weights,

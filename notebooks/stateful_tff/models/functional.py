@@ -4,12 +4,13 @@ Knows nothing of methods, engines and stores.
 """
 
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import attrs
 import tensorflow as tf
 import tensorflow_federated as tff
 
+from ..checks import called, finite_array, shown
 from .keras_model import global_model_variables, local_model_variables
 from .matrix_factorization import MatrixFactorization
 
@@ -33,9 +34,35 @@ class FunctionalModel:
     example_losses: Callable
     input_spec: OrderedDict
 
+    def __attrs_post_init__(self):
+        """Checks every attribute.
+
+        Raises:
+            TypeError: if one is of the wrong kind.
+            ValueError: if a weight is not finite, or the axes of the batches have fixed lengths.
+        """
+        for name in ("global_weights", "local_weights"):
+            weights = getattr(self, name)
+            if not isinstance(weights, list | tuple) or not weights:
+                raise TypeError(f"{name} must be a list of arrays, not {shown(weights)}.")
+            for weight in weights:
+                if finite_array(f"Each of {name}", weight).dtype.kind != "f":
+                    raise TypeError(f"{name} must hold floating-point numbers; make them float32.")
+        called("example_losses", self.example_losses)
+        spec = self.input_spec
+        if not isinstance(spec, Mapping) or list(spec) != ["x", "y"]:
+            raise TypeError(f"input_spec must map x and y to a tf.TensorSpec, not {shown(spec)}.")
+        for part in spec.values():
+            if not isinstance(part, tf.TensorSpec) or part.shape.rank in (None, 0) or part.shape[0]:
+                raise ValueError(
+                    "input_spec must map x and y to a tf.TensorSpec with a first axis of any "
+                    f"length, such as [None, 3]; it holds {shown(part)}."
+                )
+
     def batch_sums(self, global_weights, local_weights, x, y, size) -> OrderedDict:
         """Returns the unfinalized metrics of a batch whose first `size` examples are real."""
         losses = tf.reshape(self.example_losses(global_weights, local_weights, x, y), [-1])
+        losses = tf.cast(losses, tf.float32)
         real = tf.sequence_mask(size, tf.shape(losses)[0], losses.dtype)
         count = tf.cast(size, tf.int64)
         return OrderedDict(num_examples=[count], loss=[tf.reduce_sum(losses * real), count])

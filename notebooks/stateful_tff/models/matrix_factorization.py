@@ -9,7 +9,15 @@ import attrs
 import numpy as np
 import tensorflow as tf
 
-from ..checks import finite_number, whole_number
+from ..checks import (
+    array_of,
+    finite_number,
+    seed_number,
+    shown,
+    table_size,
+    whole_number,
+    yes_or_no,
+)
 from .keras_model import build_keras_model
 
 
@@ -43,20 +51,20 @@ class MatrixFactorization:
 
     def __attrs_post_init__(self):
         """Checks every argument, and keeps plain Python numbers."""
-        if not isinstance(self.biases, bool | np.bool_):
-            raise TypeError(f"biases must be True or False, not {self.biases!r}.")
         if isinstance(self.l2, int | float) and self.l2 < 0:
             raise ValueError(
                 f"l2 must not be negative, got {self.l2}: it would reward long vectors."
             )
         for name, value in (
+            ("biases", yes_or_no("biases", self.biases)),
             ("num_items", whole_number("num_items", self.num_items, 1)),
-            ("num_factors", whole_number("num_factors", self.num_factors, 1)),
+            ("num_factors", whole_number("num_factors", self.num_factors, 1, 10_000)),
             ("mean_rating", finite_number("mean_rating", self.mean_rating)),
             ("l2", finite_number("l2", self.l2, 0)),
-            ("seed", self.seed if self.seed is None else whole_number("seed", self.seed, 0)),
+            ("seed", self.seed if self.seed is None else seed_number("seed", self.seed)),
         ):
             object.__setattr__(self, name, value)
+        table_size("The item vectors", self.num_items, self.num_factors)
 
     def keras_model(self) -> tf.keras.Model:
         """Returns a new Keras model of one user, as `build_keras_model` builds it."""
@@ -85,6 +93,8 @@ class MatrixFactorization:
             TypeError: if ids are not whole numbers.
             ValueError: if an id is out of range, or shapes do not go together.
         """
+        global_weights = [array_of("A global weight", w) for w in _listed(global_weights)]
+        local_weights = [array_of("A local weight", w) for w in _listed(local_weights)]
         num_items, num_users = _check_sides(global_weights, local_weights)
         user, item = _check_ids("user", user, num_users), _check_ids("item", item, num_items)
         if user.shape != item.shape or user.ndim != 1:
@@ -108,11 +118,16 @@ def matrix_factorization_model(num_items: int, num_factors: int = 50, **kwargs) 
     return MatrixFactorization(num_items, num_factors, **kwargs).keras_model()
 
 
+def _listed(weights) -> list:
+    """Returns weights in a list, if they come in one."""
+    if not isinstance(weights, list | tuple):
+        raise TypeError(f"Weights are a list of arrays, not {shown(weights)}.")
+    return list(weights)
+
+
 def _check_ids(name: str, ids, rows: int) -> np.ndarray:
     """Returns ids as an array after checking that each names one of `rows` rows."""
-    ids = np.asarray(ids)
-    if not np.issubdtype(ids.dtype, np.integer):
-        raise TypeError(f"{name} must hold whole numbers, not {ids.dtype}.")
+    ids = array_of(name, ids, whole=True)
     if ids.size and not 0 <= ids.min() <= ids.max() < rows:
         worst = ids.min() if ids.min() < 0 else ids.max()
         raise ValueError(f"{name} holds the id {worst}, but ids run from 0 to {rows - 1}.")

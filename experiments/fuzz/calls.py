@@ -1,0 +1,1005 @@
+"""Calls that work, for every public function of the package, and what each argument is meant to be.
+
+Knows nothing of how they are tried.
+"""
+
+import contextlib
+import functools
+import itertools
+import os
+from collections import OrderedDict
+from collections.abc import Callable
+from unittest import mock
+
+import attrs
+import numpy as np
+import pandas as pd
+import tensorflow as tf
+import tensorflow_federated as tff
+
+from experiments.fuzz.run import Call
+from experiments.fuzz.values import (
+    ANYTHING,
+    CALLED,
+    COUNT,
+    FLAG,
+    FROM_ZERO,
+    NONE,
+    NOT_NEGATIVE,
+    PATH,
+    POSITIVE,
+    SEED,
+    SHARE,
+    TEXT,
+    THING,
+    Kind,
+    array,
+    either,
+    ids,
+    is_whole,
+    number,
+    one_of,
+    whole,
+)
+from experiments.stand_in import StandIn
+from stateful_tff import checks, data, methods, models, stores, training
+from stateful_tff.data.orders import permutations
+from stateful_tff.data.splits import Split
+from stateful_tff.engines import (
+    channel,
+    in_process,
+    packed,
+    packing,
+    per_client,
+    vectorized,
+    workers,
+)
+from stateful_tff.evaluation import (
+    baselines,
+    bootstrap,
+    centralized,
+    client_evaluation,
+    cold_start,
+    costs,
+    gains,
+    metrics,
+    participation,
+    ranking,
+    staleness,
+)
+from stateful_tff.experiment import Experiment
+from stateful_tff.methods.tff_fed_recon import alternating_batches, reconstruction_model_fn
+from stateful_tff.progress import progress
+from stateful_tff.recorded import results
+from stateful_tff.state import ClientState
+from stateful_tff.stores.database import database_url
+
+NUM_USERS, NUM_ITEMS = 24, 30
+BUILD = tff.learning.optimizers.build_sgdm
+CALLS: list[Call] = []
+_names = itertools.count()
+
+
+def call(room: str, make: Callable, name: str | None = None, /, **arguments) -> None:
+    """Notes a call: for each argument its working value, or a function that makes it, and kind."""
+    kinds = {
+        key: ((value if callable(value) and kind is not CALLED else lambda v=value: v), kind)
+        for key, (value, kind) in arguments.items()
+    }
+    CALLS.append(Call(room, name or getattr(make, "__name__", repr(make)), make, kinds))
+
+
+@functools.cache
+def ratings() -> data.Ratings:
+    """Ratings of a few users."""
+    return data.synthetic_ratings(NUM_USERS, NUM_ITEMS, 0, median_ratings=22)
+
+
+@functools.cache
+def parts() -> Split:
+    """The same, split by time."""
+    return data.split_by_time(ratings())
+
+
+def clients() -> data.ClientDatasets:
+    """Their datasets."""
+    return data.ClientDatasets(ratings(), 5, shuffle_seed=0)
+
+
+SPEC = models.MatrixFactorization(NUM_ITEMS, 3, biases=True, mean_rating=3.5, l2=0.05, seed=0)
+RATES = methods.sgd(1.0, 0.1, 0.1)
+RNG = np.random.default_rng(0)
+LENGTH = len(parts().test)
+PREDICTED = RNG.uniform(1, 5, LENGTH)
+OF_USERS, OF_ITEMS = RNG.normal(size=(NUM_USERS, 3)), RNG.normal(size=(NUM_ITEMS, 3))
+WEIGHTS = Kind(lambda v: False)  # lists of arrays that fit each other
+IDS, SOME_IDS = ids(NUM_USERS), ids(NUM_USERS, empty=False)
+ID = whole(0, NUM_USERS - 1)
+PREDICTIONS = array((LENGTH,))
+NEW_RATING = Kind(lambda v: False, is_object=True)
+
+
+@functools.cache
+def process():
+    """A process that starts and runs at once."""
+    return StandIn()
+
+
+def states(some=(1, 4, 2)) -> ClientState:
+    """Stacked states."""
+    store = stores.MemoryStore(process(), NUM_USERS)
+    return attrs.evolve(store[list(some)], last_round=np.array([1, 0, 2], np.int32))
+
+
+def done(**changes) -> training.Round:
+    """A first round of a store."""
+    store, here = stores.MemoryStore(process(), NUM_USERS), process()
+    inputs, order = here.inputs(None, [1, 4], 0)
+    state, numbers, after = here.next(store.server_state, inputs, [store[i] for i in order])
+    found = training.Round(1, np.array([1, 4]), state, after, numbers, 0.1, 0.1)
+    return attrs.evolve(found, **changes)
+
+
+# checks
+for _f, _more in ((checks.whole_number, {}), (checks.finite_number, {})):
+    call(
+        "checks",
+        _f,
+        name=("a size", ANYTHING),
+        value=(3, whole() if _f is checks.whole_number else number()),
+        least=(0, ANYTHING),
+    )
+call("checks", checks.positive_number, name=("a rate", ANYTHING), value=(0.1, POSITIVE))
+call("checks", checks.client_ids, ids=([3, 1], IDS), num_clients=(NUM_USERS, ANYTHING))
+call("checks", checks.client_id, value=(3, ID), num_clients=(NUM_USERS, ANYTHING))
+
+# data
+call(
+    "data",
+    data.synthetic_ratings,
+    num_users=(24, whole(2, 10**5)),
+    num_items=(30, whole(20, 480)),
+    seed=(0, SEED),
+    num_factors=(2, COUNT),
+    median_ratings=(22, either(whole(20, 30), NONE)),
+)
+for _f in (data.split_by_time, data.split_at_random, data.split_users):
+    _most = {"max_ratings": (300, COUNT)} if _f is data.split_users else {}
+    call(
+        "data",
+        _f,
+        ratings=(ratings, THING),
+        train=(0.7, SHARE),
+        validation=(0.15, number(above=0, below=0.3)),
+        seed=(0, SEED),
+        **_most,
+    )
+call("data", data.support_and_query, ratings=(ratings, THING))
+call(
+    "data",
+    data.ClientDatasets,
+    ratings=(ratings, THING),
+    batch_size=(5, COUNT),
+    max_ratings=(3, either(COUNT, NONE)),
+    max_clients=(3, either(COUNT, NONE)),
+    shuffle_seed=(0, either(SEED, NONE)),
+)
+PAIR = Kind(lambda v: False)
+call(
+    "data",
+    data.ExampleDatasets,
+    examples=(lambda: [(np.ones((3, 2)), np.ones(3))] * 2, PAIR),
+    batch_size=(2, COUNT),
+    shuffle_seed=(0, either(SEED, NONE)),
+)
+call(
+    "data",
+    lambda **a: clients().for_round(**a),
+    "ClientDatasets.for_round",
+    client_ids=([1, 0], IDS),
+    round_num=(0, FROM_ZERO),
+    epochs=(1, COUNT),
+)
+for _name in ("arrays", "num_ratings", "__getitem__"):
+    call(
+        "data",
+        lambda client_id, name=_name: getattr(clients(), name)(client_id),
+        f"ClientDatasets.{_name}",
+        client_id=(3, ID),
+    )
+call("data", lambda key: clients().get(key), "ClientDatasets.get", key=(3, ANYTHING))
+call("data", lambda key: key in clients(), "ClientDatasets.__contains__", key=(3, ANYTHING))
+call(
+    "data",
+    lambda name: clients().part(name),
+    "ClientDatasets.part",
+    name=("query", one_of("all", "support", "query")),
+)
+call(
+    "data",
+    lambda rows: ratings().select(rows),
+    "Ratings.select",
+    rows=([0, 2], either(array((...,), whole=True, least=0), Kind(lambda v: np.size(v) == 0))),
+)
+call(
+    "data",
+    permutations,
+    seed=(0, SEED),
+    clients=([1, 2], ids(2**32)),
+    counts=([3, 2], array((2,), whole=True, least=0)),
+    round_num=(0, FROM_ZERO),
+    epochs=(1, COUNT),
+)
+call("data", data.load_ratings, name=("synthetic", one_of("auto")), cache_dir=(None, PATH))
+call("data", data.read_movielens, path=(lambda: _written(), PATH))
+call("data", data.write_movielens, ratings=(ratings, THING), folder=("written", PATH))
+
+
+def _written():
+    return data.write_movielens(ratings(), os.path.abspath("movielens"))
+
+
+RAW = pd.DataFrame(dict(user=[1, 2], movie=[3, 3], rating=[4.0, 5.0], timestamp=[1, 2]))
+MOVIES = pd.DataFrame(dict(title=["a"], genres=["b"]), index=[3])
+call(
+    "data",
+    data.index_ratings,
+    name=("mine", ANYTHING),
+    raw=(RAW, THING),
+    movies=(MOVIES, THING),
+    best_rmse=(None, ANYTHING),
+)
+# models
+_spec = dict(
+    num_items=(30, COUNT),
+    num_factors=(3, COUNT),
+    biases=(True, FLAG),
+    mean_rating=(3.5, number()),
+    l2=(0.1, NOT_NEGATIVE),
+    seed=(0, either(SEED, NONE)),
+)
+call("models", models.MatrixFactorization, **_spec)
+call("models", models.build_model_fn, **_spec)
+call("models", models.matrix_factorization_model, **_spec)
+call(
+    "models",
+    lambda **a: models.UserEmbedding(**a)(tf.zeros([2, 1])),
+    "UserEmbedding",
+    num_factors=(3, COUNT),
+    initializer=("uniform", either(TEXT, NONE)),
+)
+_sides = [OF_ITEMS, OF_ITEMS[:, :1]], [OF_USERS, OF_USERS[:, :1]]
+call(
+    "models",
+    SPEC.predict,
+    "MatrixFactorization.predict",
+    global_weights=(lambda: _sides[0], WEIGHTS),
+    local_weights=(lambda: _sides[1], WEIGHTS),
+    user=([0, 1], array((2,), whole=True, least=0, most=NUM_USERS - 1)),
+    item=([2, 1], array((2,), whole=True, least=0, most=NUM_ITEMS - 1)),
+)
+call("models", models.functional_matrix_factorization, spec=(SPEC, THING))
+call("models", models.build_keras_model, spec=(SPEC, THING))
+for _f in (models.local_model_variables, models.global_model_variables):
+    call("models", _f, model=(SPEC.keras_model, THING))
+
+
+def losses(shared, own, x, y):
+    """A small model's losses."""
+    return (tf.linalg.matvec(x, shared[0]) + own[0] - y) ** 2
+
+
+INPUTS = OrderedDict(x=tf.TensorSpec([None, 2]), y=tf.TensorSpec([None]))
+_functional = dict(
+    global_weights=([np.ones(2, np.float32)], Kind(lambda v: False)),
+    local_weights=([np.float32(1)], Kind(lambda v: False)),
+    example_losses=(losses, CALLED),
+    input_spec=(INPUTS, Kind(lambda v: False)),
+)
+call("models", models.FunctionalModel, **_functional)
+
+
+def keras_network():
+    """A small Keras model."""
+    return tf.keras.Sequential([tf.keras.layers.Dense(1, input_shape=[2])])
+
+
+@functools.cache
+def the_network():
+    """The same one each time."""
+    return keras_network()
+
+
+call(
+    "models",
+    models.functional_keras_model,
+    keras_model=(the_network, THING),
+    local_variables=(lambda: the_network().trainable_variables[1:], THING),
+    loss=(lambda y, p: (y - p[:, 0]) ** 2, CALLED),
+    target_spec=(tf.TensorSpec([None]), THING),
+)
+
+# methods
+RATE = either(NOT_NEGATIVE, NONE)
+call(
+    "methods", methods.sgd, server=(1.0, NOT_NEGATIVE), client=(1.0, NOT_NEGATIVE),
+    local=(1.0, NOT_NEGATIVE),
+)  # fmt: skip
+_opt = BUILD(0.1)
+call("methods", methods.Optimizers, server=(_opt, THING), client=(_opt, THING), local=(_opt, THING))
+call("methods", methods.fed_avg, num_clients=(5, COUNT))
+call("methods", methods.local_only, epochs=(1, COUNT), data=("all", one_of("all")))
+call("methods", methods.fed_recon, epochs=(1, COUNT), joint=(False, FLAG), split=(True, FLAG))
+call(
+    "methods", methods.alternating, local_epochs=(1, COUNT), joint=(False, FLAG),
+    keep=(methods.keep_nothing, CALLED),
+)  # fmt: skip
+call("methods", methods.rebuilt_at_first_visit, epochs=(1, COUNT), rate=(0.1, RATE))
+call(
+    "methods",
+    methods.Phase,
+    data=("all", one_of("all")),
+    moves=("both", one_of("both")),
+    epochs=(1, COUNT),
+    when=(lambda: methods.first_visit, either(CALLED, NONE)),
+    rate=(0.1, RATE),
+)
+call("methods", methods.DataPass, data=("all", one_of("all")), epochs=(1, COUNT))
+call(
+    "methods", methods.in_phases, "in_phases", name=("mine", TEXT),
+)  # fmt: skip
+CALLS[-1] = attrs.evolve(
+    CALLS[-1], make=lambda name, **more: methods.in_phases(name, methods.Phase(), **more)
+)
+call(
+    "methods",
+    lambda phase: methods.in_phases("mine", phase),
+    "in_phases, phase",
+    phase=(methods.Phase(), THING),
+)
+call(
+    "methods",
+    methods.Method,
+    name=("mine", TEXT),
+    client_state_fn=(methods.keep_nothing, CALLED),
+    client_update=(methods.client_update, CALLED),
+    server_update=(methods.server_update, CALLED),
+    passes=((methods.DataPass(),), THING),
+)
+call("methods", reconstruction_model_fn, spec=(attrs.evolve(SPEC, l2=0.0), THING))
+call(
+    "methods",
+    alternating_batches,
+    clients=(clients, THING),
+    cohort=([1, 2], IDS),
+    round_num=(0, FROM_ZERO),
+)
+
+# engines
+FUNCTIONAL = models.FunctionalModel(*(value for value, _ in _functional.values()))
+for _f, _model in (
+    (per_client.build_process, lambda: models.ModelFn(SPEC)),
+    (packed.build_packed_process, SPEC),
+    (vectorized.build_vectorized_process, FUNCTIONAL),
+):
+    call(
+        "engines",
+        _f,
+        method=(methods.stateful, THING),
+        **{"model_fn" if _f is per_client.build_process else "model": (_model, THING)},
+        optimizers=(RATES, THING),
+    )
+call(
+    "engines",
+    per_client.build_stateful_fed_avg,
+    model_fn=(lambda: models.ModelFn(SPEC), THING),
+    server_optimizer=(_opt, THING),
+    client_optimizer=(_opt, THING),
+    local_optimizer=(_opt, THING),
+)
+
+
+@functools.cache
+def packed_process():
+    """The packed process of a small model."""
+    return packed.build_packed_process(methods.stateful, SPEC, RATES)
+
+
+@functools.cache
+def per_client_process():
+    """The per-client process of the same model."""
+    return per_client.build_process(methods.stateful, models.ModelFn(SPEC), RATES)
+
+
+@functools.cache
+def vectorized_process():
+    """The vectorized process of a small network."""
+    return vectorized.build_vectorized_process(methods.stateful, FUNCTIONAL, RATES)
+
+
+@functools.cache
+def here():
+    """The packed process, run in this one."""
+    return in_process.InThisProcess(packed_process())
+
+
+def examples() -> data.ExampleDatasets:
+    """Examples of the network's clients."""
+    pairs = [(np.ones((3, 2), np.float32), np.ones(3, np.float32))] * NUM_USERS
+    return data.ExampleDatasets(pairs, 2, 0)
+
+
+for _process, _clients in (
+    (packed_process, clients),
+    (per_client_process, clients),
+    (vectorized_process, examples),
+):
+    call(
+        "engines",
+        lambda make=_process, **a: make().inputs(**a),
+        f"{_process.__name__}.inputs",
+        clients=(_clients, THING),
+        cohort=(np.array([1, 0]), SOME_IDS),
+        round_num=(0, FROM_ZERO),
+    )
+    # The engines name the arguments alike, but for a partial's.
+    CALLS[-1] = attrs.evolve(
+        CALLS[-1], make=lambda clients, cohort, round_num, make=_process: make().inputs(
+            clients, cohort, round_num
+        )
+    )  # fmt: skip
+call(
+    "engines",
+    in_process.InThisProcess,
+    process=(packed_process, THING),
+    threads=(2, either(COUNT, NONE)),
+)
+
+
+def _data():
+    return here().inputs(clients(), np.array([1, 0, 2]), 0)
+
+
+call(
+    "engines",
+    lambda **a: here().next(**a),
+    "InThisProcess.next",
+    server_state=(lambda: here().initialize(), THING),
+    data=(lambda: _data()[0], THING),
+    client_states=(lambda: [_store_here()[some] for some in _data()[1]], THING),
+)
+
+
+def _store_here():
+    return stores.MemoryStore(here(), NUM_USERS)
+
+
+call("engines", packing.rounded_up, length=(5, FROM_ZERO))
+call("engines", packing.PackedRatings, clients=(clients, THING))
+call(
+    "engines",
+    lambda **a: packing.PackedRatings(clients()).pack(**a),
+    "PackedRatings.pack",
+    index=(np.array([1, 0]), SOME_IDS),
+    round_num=(0, FROM_ZERO),
+    epochs=(1, COUNT),
+    keep_slots=(True, ANYTHING),
+)
+call(
+    "engines",
+    packing.shards,
+    packed=(lambda: [packing.PackedRatings(clients())], THING),
+    phases=([methods.Phase()], THING),
+    cohort=([1, 0], SOME_IDS),
+    round_num=(0, FROM_ZERO),
+    num_parts=(1, COUNT),
+)
+call(
+    "engines",
+    packing.cut,
+    cohort=(np.array([1, 0]), IDS),
+    counts=(lambda: clients().counts, THING),
+    num_parts=(1, COUNT),
+)
+call(
+    "engines",
+    vectorized.pad,
+    clients=(clients, THING),
+    cohort=(np.array([1, 0]), IDS),
+    round_num=(0, FROM_ZERO),
+    epochs=(1, COUNT),
+)
+_limits = dict(
+    answer_within=(5.0, POSITIVE), finish_within=(5.0, POSITIVE), ready_within=(5.0, POSITIVE)
+)
+call("engines", channel.Limits, **_limits)
+
+
+def _without_workers(make, **arguments):
+    """Calls what would start or reach workers, with a stand-in for these."""
+    with mock.patch.object(workers, "Worker"), mock.patch.object(workers, "Workers"):
+        return make(**arguments)
+
+
+call(
+    "engines", functools.partial(_without_workers, workers.start_workers), "start_workers",
+    count=(2, whole(1, 10**4)), pin=(False, FLAG), **_limits,
+)  # fmt: skip
+call(
+    "engines", functools.partial(_without_workers, workers.connect_workers), "connect_workers",
+    addresses=(["localhost:1"], Kind(lambda v: False)), **_limits,
+)  # fmt: skip
+call(
+    "engines",
+    workers.OverWorkers,
+    process=(packed_process, THING),
+    workers=([1, 2], THING),
+    parts=(2, either(COUNT, NONE)),
+)
+
+# stores
+call("stores", stores.MemoryStore, process=(process, THING), num_clients=(5, whole(1, 10**7)))
+
+
+def _memory():
+    return stores.MemoryStore(process(), NUM_USERS)
+
+
+_files = itertools.count()
+
+
+@contextlib.contextmanager
+def _sql(**changes):
+    path = f"store {next(_files)}.sqlite"
+    store = stores.SqlStore(path, process(), NUM_USERS, keep_states=True)
+    try:
+        yield store
+    finally:
+        store.close()
+        os.unlink(path)
+
+
+def _opened(**arguments):
+    arguments["url"] = arguments["url"] if arguments["url"] != "new" else f"{next(_files)}.sqlite"
+    with stores.SqlStore(**arguments):
+        pass
+
+
+call(
+    "stores",
+    _opened,
+    "SqlStore",
+    url=("new", PATH),
+    process=(process, THING),
+    num_clients=(5, COUNT),
+    name=("run", TEXT),
+    settings=({"rate": 0.1}, Kind(lambda v: v is None or v == {} or v == {"a": 1})),
+    keep_states=(False, FLAG),
+)
+call("stores", database_url, url=("a.sqlite", PATH))
+
+
+def _in(kind: str, use: Callable, **arguments):
+    if kind == "memory":
+        return use(_memory(), **arguments)
+    with _sql() as store:
+        return use(store, **arguments)
+
+
+ROUND = dict(
+    round_num=(1, Kind(lambda v: is_whole(v, 1, 1))),
+    cohort=(np.array([1, 4]), Kind(lambda v: False)),
+    server_state=(lambda: done().server_state, THING),
+    client_states=(lambda: done().client_states, THING),
+    metrics=(
+        lambda: {"loss": 1.0},
+        Kind(lambda v: v in ({}, {"a": 1}) if type(v) is dict else False),
+    ),
+)
+for _kind in ("memory", "sql"):
+    for _name, _use, _arguments in (
+        ("[]", lambda store, ids: store[ids], dict(ids=([1, 0], either(IDS, ID)))),
+        ("commit", lambda store, **a: store.commit(done(**a)), ROUND),
+        (
+            "add_metrics",
+            lambda store, metrics: (store.commit(done()), store.add_metrics(metrics)),
+            dict(metrics=ROUND["metrics"]),
+        ),
+        (
+            "keep_plan",
+            lambda store, plan: store.keep_plan(plan),
+            dict(plan=({"a": 1}, Kind(lambda v: type(v) is dict))),
+        ),
+    ):
+        call("stores", functools.partial(_in, _kind, _use), f"{_kind}.{_name}", **_arguments)
+call(
+    "stores",
+    functools.partial(_in, "memory", lambda store, states: store.replace(states)),
+    "memory.replace",
+    states=(states, THING),
+)
+for _part, _kind in (("index", THING), ("local_weights", THING), ("last_round", THING)):
+    call(
+        "stores",
+        lambda value, part=_part: _memory().replace(attrs.evolve(states(), **{part: value})),
+        f"memory.replace, {_part}",
+        value=(lambda part=_part: getattr(states(), part), Kind(lambda v: False)),
+    )
+for _name, _use, _arguments in (
+    (
+        "state_at",
+        lambda store, **a: (store.commit(done()), store.state_at(**a)),
+        dict(client=(1, ID), round_num=(1, whole(0, 1))),
+    ),
+    ("forget", lambda store, client: store.forget(client), dict(client=(1, ID))),
+    (
+        "backup",
+        lambda store, path: store.backup(path if path != "new" else f"{next(_files)}.copy"),
+        dict(path=("new", PATH)),
+    ),
+):
+    call("stores", functools.partial(_in, "sql", _use), f"sql.{_name}", **_arguments)
+
+# training
+call(
+    "training",
+    training.sample_cohort,
+    num_clients=(NUM_USERS, whole(5)),
+    cohort_size=(5, whole(1, NUM_USERS)),
+    round_num=(0, FROM_ZERO),
+    seed=(0, SEED),
+)
+call(
+    "training",
+    lambda round_num, **a: training.UniformSampler(**a)(round_num),
+    "UniformSampler",
+    clients=(NUM_USERS, either(whole(3), array((...,), whole=True, least=0))),
+    cohort_size=(1, whole(1, NUM_USERS)),
+    seed=(0, SEED),
+    round_num=(0, FROM_ZERO),
+)
+
+
+def _rounds(**arguments):
+    store = arguments["store"]
+    for one in training.rounds(**arguments):
+        store.commit(one)
+
+
+call(
+    "training",
+    _rounds,
+    "rounds",
+    process=(process, THING),
+    store=(_memory, THING),
+    clients=(clients, THING),
+    sampler=(lambda: training.UniformSampler(NUM_USERS, 2), CALLED),
+    until=(2, FROM_ZERO),
+)
+CALLS[-1].arguments["sampler"] = (lambda: training.UniformSampler(NUM_USERS, 2), CALLED)
+call(
+    "training",
+    lambda drawn: _rounds(
+        process=process(), store=_memory(), clients=clients(), sampler=lambda _: drawn, until=1
+    ),
+    "rounds, what is sampled",
+    drawn=([1, 2], SOME_IDS),
+)
+
+# evaluation
+TRAIN, TEST = (lambda: parts().train), (lambda: parts().test)
+_intervals = dict(draws=(10, COUNT), seed=(0, SEED), level=(0.95, SHARE))
+call("evaluation", baselines.global_mean, train=(TRAIN, THING), ratings=(TEST, THING))
+call(
+    "evaluation", baselines.item_mean, train=(TRAIN, THING), ratings=(TEST, THING),
+    shrink=(5.0, POSITIVE),
+)  # fmt: skip
+call(
+    "evaluation",
+    baselines.fit_biases,
+    train=(TRAIN, THING),
+    shrink=(5.0, POSITIVE),
+    sweeps=(2, COUNT),
+    l2=(0.0, NOT_NEGATIVE),
+    users_first=(False, FLAG),
+)
+call(
+    "evaluation",
+    lambda **a: baselines.fit_biases(TRAIN()).fold_in(**a),
+    "Biases.fold_in",
+    support=(TEST, THING),
+    l2=(0.0, NOT_NEGATIVE),
+    shrink=(5.0, POSITIVE),
+)
+call("evaluation", baselines.global_mean_baseline, train=(TRAIN, THING), test=(TEST, THING))
+call(
+    "evaluation",
+    baselines.biases_baseline,
+    train=(TRAIN, THING),
+    test=(TEST, THING),
+    shrink=(5.0, POSITIVE),
+    sweeps=(2, COUNT),
+)
+call("evaluation", bootstrap.populations, num_users=(5, COUNT), draws=(10, COUNT), seed=(0, SEED))
+call(
+    "evaluation", bootstrap.bounds,
+    values=(np.arange(5.0), array((...,), (..., ...))), level=(0.95, SHARE),
+)  # fmt: skip
+call(
+    "evaluation",
+    bootstrap.interval,
+    values=(np.arange(5.0), array((...,), (..., ...))),
+    statistic=(np.mean, CALLED),
+    **_intervals,
+)
+_fit = dict(
+    train=(TRAIN, THING),
+    num_factors=(2, COUNT),
+    l2=(0.05, NOT_NEGATIVE),
+    seed=(0, SEED),
+)
+call(
+    "evaluation", centralized.fit_als, **_fit, shrink=(2.0, POSITIVE), sweeps=(1, COUNT),
+)  # fmt: skip
+call(
+    "evaluation",
+    centralized.fit_sgd,
+    **_fit,
+    rate=(0.05, NOT_NEGATIVE),
+    epochs=(1, COUNT),
+    batch_size=(50, COUNT),
+)
+call(
+    "evaluation",
+    lambda **a: centralized.fit_als(TRAIN(), 2, sweeps=1).fold_in(**a),
+    "Factors.fold_in",
+    support=(TEST, THING),
+    l2=(0.0, NOT_NEGATIVE),
+    shrink=(5.0, POSITIVE),
+)
+call(
+    "evaluation",
+    client_evaluation.build_strategy,
+    group=("local_model_variables", one_of("local_model_variables")),
+    optimizer=(_opt, THING),
+    scale=((1.0, 5.0), array((2,))),
+    batch_size=(5, COUNT),
+)
+call(
+    "evaluation", cold_start.seen_and_unseen, ratings=(ratings, THING), seed=(0, SEED),
+    tuning=(False, FLAG),
+)  # fmt: skip
+COUNTS = Kind(lambda v: not isinstance(v, dict) and array((...,), whole=True, least=0).makes_sense(
+    list(v) if isinstance(v, set | range) else v) and len(v))  # fmt: skip
+call("evaluation", cold_start.first_ratings, unseen=(ratings, THING), counts=([1, 5], COUNTS))
+call(
+    "evaluation",
+    cold_start.cold_start,
+    unseen=(ratings, THING),
+    counts=([1, 5], COUNTS),
+    serve=(lambda support, query, count: np.ones(len(query)), CALLED),
+)
+call("evaluation", cold_start.serve_biases, train=(TRAIN, THING), shrink=(5.0, POSITIVE))
+call("evaluation", costs.num_bytes, weights=(_sides[0], Kind(lambda v: np.size(v) == 0)))
+call(
+    "evaluation",
+    costs.client_costs,
+    global_weights=(_sides[0], Kind(lambda v: np.size(v) == 0)),
+    local_weights=(_sides[1], Kind(lambda v: np.size(v) == 0)),
+    counts=([20, 30], array((...,), whole=True, least=1)),
+    batch_size=(5, COUNT),
+    keeps_state=(True, FLAG),
+    sends_user=(False, FLAG),
+    support_epochs=(0, FROM_ZERO),
+)
+for _f in (gains.gains, gains.gains_in_halves):
+    call(
+        "evaluation",
+        _f,
+        predicted=(PREDICTED, PREDICTIONS),
+        baseline=(PREDICTED, PREDICTIONS),
+        ratings=(TEST, THING),
+    )
+PER_USER = Kind(lambda v: array((...,)).makes_sense(v) and np.size(v) > 0)
+call("evaluation", gains.worse_off, gains=(np.arange(3.0), PER_USER))
+call("evaluation", gains.split_half_noise, halves=(RNG.normal(size=(9, 2)), array((..., 2))))
+call("evaluation", gains.user_traits, train=(TRAIN, THING))
+
+
+def _of_users():
+    users = gains.user_traits(TRAIN())
+    return pd.Series(RNG.normal(size=len(users)), users.index), users
+
+
+call(
+    "evaluation",
+    gains.by_trait,
+    gains=(lambda: _of_users()[0], THING),
+    traits=(lambda: _of_users()[1], THING),
+    groups=(2, whole(1, NUM_USERS)),
+)
+call(
+    "evaluation",
+    gains.trait_effects,
+    gains=(lambda: _of_users()[0], THING),
+    traits=(lambda: _of_users()[1], THING),
+)
+call("evaluation", gains.rmse_spread, rmse=(np.arange(12.0), PER_USER))
+for _f in (metrics.clipped_errors, metrics.per_user, metrics.score, metrics.score_with_intervals):
+    _more = _intervals if _f is metrics.score_with_intervals else {}
+    call("evaluation", _f, predicted=(PREDICTED, PREDICTIONS), ratings=(TEST, THING), **_more)
+call(
+    "evaluation",
+    metrics.error_by,
+    groups=([0, 1] * (NUM_USERS // 2), Kind(lambda v: False)),
+    predicted=(PREDICTED, PREDICTIONS),
+    ratings=(TEST, THING),
+)
+call("evaluation", metrics.rmse_of_runs, predicted=(PREDICTED, PREDICTIONS), ratings=(TEST, THING))
+call(
+    "evaluation",
+    metrics.rmse_difference,
+    first=(PREDICTED, PREDICTIONS),
+    second=(PREDICTED, PREDICTIONS),
+    ratings=(TEST, THING),
+    **_intervals,
+)
+call(
+    "evaluation",
+    participation.draw_available,
+    weights=(np.ones(9), Kind(lambda v: array((...,), least=0).makes_sense(v))),
+    cohort_size=(3, COUNT),
+    rng=(np.random.default_rng(0), THING),
+)
+_round = dict(round_num=(3, FROM_ZERO))
+call(
+    "evaluation",
+    lambda round_num, **a: participation.ByActivity(**a)(round_num),
+    "ByActivity",
+    num_ratings=(np.ones(9), array((...,), least=0)),
+    **_round,
+)
+call(
+    "evaluation",
+    lambda round_num, **a: participation.DailyCycle(**a)(round_num),
+    "DailyCycle",
+    hours=(np.ones(9), array((...,), least=0, most=24)),
+    rounds_per_day=(8, POSITIVE),
+    open_hours=(8, number(above=0, most=24)),
+    **_round,
+)
+call(
+    "evaluation",
+    lambda round_num, **a: participation.LongAbsence(**a)(round_num),
+    "LongAbsence",
+    away=(np.zeros(9, bool), Kind(lambda v: False)),
+    first=(2, FROM_ZERO),
+    last=(5, FROM_ZERO),
+    **_round,
+)
+call(
+    "evaluation",
+    lambda round_num, **a: participation.Schedule(**a)(round_num),
+    "Schedule",
+    num_clients=(9, COUNT),
+    cohort_size=(3, COUNT),
+    conditions=((lambda _: np.ones(9),), Kind(lambda v: np.size(v) == 0)),
+    drop_out=(0.1, number(least=0, below=1)),
+    seed=(0, SEED),
+    **_round,
+)
+CALLS[-1].arguments["conditions"] = (
+    lambda: (lambda _: np.ones(9),),
+    CALLS[-1].arguments["conditions"][1],
+)
+call(
+    "evaluation",
+    ranking.leave_one_out,
+    ratings=(ratings, THING),
+    test=(TEST, THING),
+    seed=(0, SEED),
+    negatives=(3, COUNT),
+)
+call(
+    "evaluation",
+    ranking.target_ranks,
+    scores=(OF_USERS, array((NUM_USERS, 3), (3,))),
+    target=(np.zeros(NUM_USERS, int), array((NUM_USERS,), whole=True)),
+    candidates=(np.ones((NUM_USERS, 3), bool), Kind(lambda v: False)),
+)
+call(
+    "evaluation",
+    ranking.hit_rate_and_ndcg,
+    above=(np.array([1, 2]), array((2,), whole=True, least=0)),
+    tied=(np.array([0, 1]), array((2,), whole=True, least=0)),
+    cutoff=(10, COUNT),
+)
+call(
+    "evaluation",
+    ranking.score_all,
+    model=(SPEC, THING),
+    global_weights=(_sides[0], WEIGHTS),
+    local_weights=(_sides[1], WEIGHTS),
+    users=([1, 0], IDS),
+)
+call("evaluation", staleness.ages, states=(states, THING), round_num=(5, whole(2)))
+call(
+    "evaluation",
+    staleness.decayed,
+    states=(states, THING),
+    first=(states, THING),
+    round_num=(5, whole(2)),
+    half_life=(3.0, POSITIVE),
+)
+MATRIX = array((NUM_ITEMS, 3))
+for _f in (staleness.rotation_between, staleness.drift):
+    call("evaluation", _f, old_items=(OF_ITEMS, MATRIX), new_items=(OF_ITEMS + 1, MATRIX))
+call(
+    "evaluation", staleness.aligned, states=(states, THING),
+    rotation=(np.eye(4, dtype=np.float32), array((4, 4))),
+)  # fmt: skip
+call("evaluation", cold_start.mean_start, states=(lambda: attrs.evolve(
+    states(), num_visits=np.array([1, 0, 1])), THING), start=(states, THING))  # fmt: skip
+
+# experiment
+
+
+@functools.cache
+def experiment() -> Experiment:
+    """A small experiment."""
+    return Experiment(ratings(), num_factors=2, cohort_size=4)
+
+
+def _light(*_, **__):
+    return packed_process()
+
+
+call(
+    "experiment",
+    functools.partial(Experiment, engine=_light),
+    "Experiment",
+    ratings=(ratings, THING),
+    method=(methods.stateful, THING),
+    num_factors=(3, COUNT),
+    biases=(True, FLAG),
+    mean_rating=(3.5, either(number(), NONE)),
+    l2=(0.1, NOT_NEGATIVE),
+    rates=((1.0, 0.1, 0.1), Kind(lambda v: False)),
+    cohort_size=(4, COUNT),
+    batch_size=(5, COUNT),
+    seed=(0, SEED),
+)
+call(
+    "experiment",
+    lambda **a: experiment().branch().train(**a),
+    "Experiment.train",
+    until=(0, whole(0, 3)),
+    evaluate=(None, either(CALLED, NONE)),
+    every=(1, COUNT),
+)
+call(
+    "experiment",
+    lambda **a: experiment().branch().serve(**a),
+    "Experiment.serve",
+    epochs=(0, whole(0, 3)),
+    ratings=(None, NONE),
+    users=([1, 0], either(IDS, NONE)),
+    start=(None, NONE),
+    round_num=(0, FROM_ZERO),
+    rate=(None, RATE),
+)
+for _name in ("predict", "score"):
+    call(
+        "experiment",
+        lambda name=_name, **a: getattr(experiment(), name)(**a),
+        f"Experiment.{_name}",
+        ratings=(TEST, THING),
+        local_weights=(None, NONE),
+    )
+
+# leaves
+call(
+    "leaves", progress, iterable=(lambda: [1, 2], ANYTHING), description=("", ANYTHING),
+    total=(None, ANYTHING),
+)  # fmt: skip
+call("leaves", results, name=("convergence", one_of("convergence")))
