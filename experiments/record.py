@@ -43,11 +43,13 @@ def data_checksum(ratings) -> str:
     """Returns 12 hex digits that name the very ratings: the SHA-256 of their table's columns.
 
     Args:
-        ratings: a `Ratings`; its users, items, ratings and timestamps count, in their order.
+        ratings: a `Ratings`; its users, items, ratings and timestamps count, in the order of
+            user, time and item.
     """
     digest = hashlib.sha256()
+    order = np.lexsort([ratings.table[name] for name in ("item", "timestamp", "user")])
     for name in ("user", "item", "rating", "timestamp"):
-        column = ratings.table[name].to_numpy()
+        column = ratings.table[name].to_numpy()[order]
         exact = np.int64 if np.issubdtype(column.dtype, np.integer) else np.float64
         digest.update(column.astype(exact).tobytes())
     return digest.hexdigest()[:12]

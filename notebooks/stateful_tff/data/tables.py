@@ -12,12 +12,14 @@ import numpy as np
 import pandas as pd
 
 from ..checks import finite_number
+from ..progress import progress
 from .archives import as_path, sentences
 from .ratings import DataError, Ratings, sorted_table
 
 # The first bytes of a compressed file, and what pandas calls the way it is compressed.
 _PACKED = {b"\x1f\x8b": "gzip", b"BZh": "bz2", b"\xfd7zXZ\x00": "xz", b"PK\x03\x04": "zip"}
 _NEEDED = ("user", "item", "rating")
+_CHUNK = 2_000_000  # lines that are read at a time
 _SEPARATORS = "\t,;|"
 
 
@@ -134,18 +136,30 @@ def _read_text(path: Path, start: bytes, columns: dict) -> pd.DataFrame:
     header = None if all(isinstance(c, int) for c in columns.values()) else 0
     named = list(pd.read_csv(path, sep=separator, header=header, nrows=0 if header == 0 else 1,
                              **options).columns)  # fmt: skip
-    kinds = {columns[key]: "category" for key in ("user", "item") if columns[key] in named}
-    blank = {column: [""] for column in kinds}  # a user may be called NA
-    return pd.read_csv(
+    ids = {columns[key]: {} for key in ("user", "item") if columns[key] in named}
+    chunks = pd.read_csv(
         path,
         sep=separator,
         header=header,
         usecols=[c for c in named if c in columns.values()],
-        dtype=kinds,
-        na_values=blank,
+        dtype={column: "category" for column in ids},
+        na_values={column: [""] for column in ids},  # and nothing else: a user may be called NA
         keep_default_na=False,
+        chunksize=_CHUNK,
+        low_memory=False,
         **options,
     )
+    parts = []
+    for part in progress(chunks, f"Reading {path.name}", delay=2):
+        for column, numbers in ids.items():
+            texts, codes = part[column].cat.categories, part[column].cat.codes.to_numpy()
+            place = [numbers.setdefault(text, len(numbers)) for text in texts]
+            part[column] = np.array([*place, -1], np.int32)[codes]  # -1 where there is no id
+        parts.append(part)
+    table = pd.concat(parts, ignore_index=True)
+    for column, numbers in ids.items():
+        table[column] = pd.Categorical.from_codes(table[column], list(numbers))
+    return table
 
 
 def _indexed(column: pd.Series, where: str) -> tuple[np.ndarray, np.ndarray]:
