@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from ..checks import shown
 from . import archives
 from .grouplens import download
 from .parsing import FIRST_SECOND, LAST_SECOND, parse_movies, parse_ratings
@@ -87,9 +88,7 @@ def write_movielens(ratings: Ratings, folder: str | os.PathLike, release: str = 
             cannot be written to.
     """
     if not isinstance(release, str) or release not in ("ml-1m", "ml-10m"):
-        raise DataError(
-            f"{' '.join(repr(release).split())} is no format to write; use 'ml-1m' or 'ml-10m'."
-        )
+        raise DataError(f"{shown(release)} is no format to write; use 'ml-1m' or 'ml-10m'.")
     folder = archives.as_path(folder)
     table, items = ratings.table, ratings.items
     columns = {
@@ -176,8 +175,8 @@ def load_ratings(name: str = "auto", *, cache_dir: str | os.PathLike | None = No
         DataError: when the data is missing or wrong.
     """
     if not isinstance(name, str) or name not in ("auto", "synthetic", *RELEASES):
-        shown, known = " ".join(repr(name).split()), " or ".join(RELEASES)
-        raise DataError(f"{shown} is no data set; use auto, synthetic, {known}.")
+        known = " or ".join(RELEASES)
+        raise DataError(f"{shown(name)} is no data set; use auto, synthetic, {known}.")
     where = os.environ.get("STATEFUL_TFF_DATA", "").strip().strip("\"'")
     if name == "synthetic" or (name == "auto" and where == "synthetic"):
         return synthetic_ratings()

@@ -12,6 +12,7 @@ import re
 import numpy as np
 import pandas as pd
 
+from ..checks import shown
 from ..progress import progress
 from .ratings import DataError
 from .releases import HIGHEST_RATING, LAYOUTS, Layout
@@ -81,7 +82,7 @@ def _read_columns(data: bytes, layout: Layout, where: str) -> pd.DataFrame:
 def _layout(name: str) -> Layout:
     """Returns the layout of this name."""
     if not isinstance(name, str) or name not in LAYOUTS:
-        raise DataError(f"{' '.join(repr(name).split())} is no layout; use {', '.join(LAYOUTS)}.")
+        raise DataError(f"{shown(name)} is no layout; use {', '.join(LAYOUTS)}.")
     return LAYOUTS[name]
 
 

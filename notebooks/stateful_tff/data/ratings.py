@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from ..checks import seed_number
+from ..progress import progress
 
 
 class DataError(ValueError):
@@ -278,8 +279,10 @@ def index_ratings(
         best_rmse: the RMSE in stars that no predictor can beat, if known.
         scale: the lowest and the highest rating that can be given; see `Ratings`.
     """
-    user, user_ids = pd.factorize(raw["user"].to_numpy(), sort=True)
-    item, movie_ids = pd.factorize(raw["movie"].to_numpy(), sort=True)
+    columns = progress(("user", "movie"), "Numbering ids", delay=2)
+    (user, user_ids), (item, movie_ids) = (
+        pd.factorize(raw[column].to_numpy(), sort=True) for column in columns
+    )
     items = movies.loc[movie_ids].rename_axis("movie_id").reset_index()
     rating, time = raw["rating"].to_numpy(np.float32), raw["timestamp"].to_numpy(np.int64)
     table = sorted_table(user, item, rating, time)
@@ -298,6 +301,7 @@ def sorted_table(
         time: int64[n].
     """
     user, item = user.astype(np.int32), item.astype(np.int32)
-    order = order_in_time(user, item, time)
     columns = dict(user=user, item=item, rating=rating, timestamp=time)
-    return pd.DataFrame({name: column[order] for name, column in columns.items()})
+    bar = progress(columns, "Sorting ratings", delay=2)
+    order = order_in_time(user, item, time)
+    return pd.DataFrame({name: columns[name][order] for name in bar}, copy=False)

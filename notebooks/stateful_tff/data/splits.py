@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from ..checks import finite_number, seed_number, whole_number
+from ..progress import progress
 from .ratings import DataError, Ratings, order_in_time
 
 
@@ -28,6 +29,11 @@ class Split:
         user, item, time = (table[c].to_numpy() for c in ("user", "item", "timestamp"))
         table = table.iloc[order_in_time(user, item, time)].reset_index(drop=True)
         return attrs.evolve(self.train, table=table)
+
+
+def _split(ratings: Ratings, part: np.ndarray) -> Split:
+    """Makes a split from the number of each row's part, 0 to 2; what is in none has another."""
+    return Split(*(ratings.select(part == i) for i in progress(range(3), "Splitting", delay=2)))
 
 
 def _cuts(count, train: float, validation: float) -> tuple:
@@ -87,7 +93,7 @@ def split_by_time(
         ratings = attrs.evolve(ratings, table=ratings.table.iloc[order].reset_index(drop=True))
     user, index = ratings.table["user"].to_numpy(), _index_in_user(ratings)
     part = (index >= first[user]).astype(np.int8) + (index >= second[user])
-    return Split(*(ratings.select(part == i) for i in range(3)))
+    return _split(ratings, part)
 
 
 def split_at_random(
@@ -112,7 +118,7 @@ def split_at_random(
     order = np.random.default_rng(seed_number("seed", seed)).permutation(len(ratings))
     part = np.zeros(len(ratings), np.int8)
     part[order[first:second]], part[order[second:]] = 1, 2
-    return Split(*(ratings.select(part == i) for i in range(3)))
+    return _split(ratings, part)
 
 
 def split_users(
@@ -146,7 +152,7 @@ def split_users(
     rows = part[ratings.table["user"].to_numpy()]
     beyond = _index_in_user(ratings) >= whole_number("max_ratings", max_ratings, 1)
     rows[ratings.in_time()[beyond]] = 3
-    return Split(*(ratings.select(rows == i) for i in range(3)))
+    return _split(ratings, rows)
 
 
 def support_and_query(ratings: Ratings) -> tuple[Ratings, Ratings]:
