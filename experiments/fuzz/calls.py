@@ -9,6 +9,7 @@ import itertools
 import os
 from collections import OrderedDict
 from collections.abc import Callable
+from pathlib import Path
 from unittest import mock
 
 import attrs
@@ -61,8 +62,10 @@ from stateful_tff.evaluation import (
     client_evaluation,
     cold_start,
     costs,
+    drift,
     gains,
     metrics,
+    paired,
     participation,
     ranking,
     staleness,
@@ -145,13 +148,13 @@ for _f, _more in ((checks.whole_number, {}), (checks.finite_number, {})):
     call(
         "checks",
         _f,
-        name=("a size", ANYTHING),
+        name=("a size", THING),
         value=(3, whole() if _f is checks.whole_number else number()),
-        least=(0, ANYTHING),
+        least=(0, THING),
     )
-call("checks", checks.positive_number, name=("a rate", ANYTHING), value=(0.1, POSITIVE))
-call("checks", checks.client_ids, ids=([3, 1], IDS), num_clients=(NUM_USERS, ANYTHING))
-call("checks", checks.client_id, value=(3, ID), num_clients=(NUM_USERS, ANYTHING))
+call("checks", checks.positive_number, name=("a rate", THING), value=(0.1, POSITIVE))
+call("checks", checks.client_ids, ids=([3, 1], IDS), num_clients=(NUM_USERS, THING))
+call("checks", checks.client_id, value=(3, ID), num_clients=(NUM_USERS, THING))
 
 # data
 call(
@@ -366,6 +369,15 @@ call(
     server_update=(methods.server_update, CALLED),
     passes=((methods.DataPass(),), THING),
 )
+call("methods", methods.optimizers.falling_to_zero, rate=(1.0, POSITIVE), rounds=(5, COUNT))
+call("methods", methods.weighting.equal_weights, method=(methods.stateful, THING))
+call(
+    "methods",
+    methods.weighting.weighted,
+    method=(methods.stateful, THING),
+    weight=(tf.sqrt, CALLED),
+)
+call("methods", methods.weighting.taken_apart, method=(methods.stateful, THING))
 call("methods", reconstruction_model_fn, spec=(attrs.evolve(SPEC, l2=0.0), THING))
 call(
     "methods",
@@ -545,7 +557,7 @@ def _memory():
     return stores.MemoryStore(process(), NUM_USERS)
 
 
-_files = itertools.count()
+_files, NEW = itertools.count(), Path("new")
 
 
 @contextlib.contextmanager
@@ -560,7 +572,8 @@ def _sql(**changes):
 
 
 def _opened(**arguments):
-    arguments["url"] = arguments["url"] if arguments["url"] != "new" else f"{next(_files)}.sqlite"
+    is_new = isinstance(arguments["url"], str) and arguments["url"] == "new"
+    arguments["url"] = f"{next(_files)}.sqlite" if is_new else arguments["url"]
     with stores.SqlStore(**arguments):
         pass
 
@@ -634,8 +647,8 @@ for _name, _use, _arguments in (
     ("forget", lambda store, client: store.forget(client), dict(client=(1, ID))),
     (
         "backup",
-        lambda store, path: store.backup(path if path != "new" else f"{next(_files)}.copy"),
-        dict(path=("new", PATH)),
+        lambda store, path: store.backup(f"{next(_files)}.copy" if path is NEW else path),
+        dict(path=(NEW, PATH)),
     ),
 ):
     call("stores", functools.partial(_in, "sql", _use), f"sql.{_name}", **_arguments)
@@ -653,7 +666,7 @@ call(
     "training",
     lambda round_num, **a: training.UniformSampler(**a)(round_num),
     "UniformSampler",
-    clients=(NUM_USERS, either(whole(3), array((...,), whole=True, least=0))),
+    clients=(NUM_USERS, either(whole(1), IDS)),
     cohort_size=(1, whole(1, NUM_USERS)),
     seed=(0, SEED),
     round_num=(0, FROM_ZERO),
@@ -723,12 +736,12 @@ call(
 call("evaluation", bootstrap.populations, num_users=(5, COUNT), draws=(10, COUNT), seed=(0, SEED))
 call(
     "evaluation", bootstrap.bounds,
-    values=(np.arange(5.0), array((...,), (..., ...))), level=(0.95, SHARE),
+    values=(np.arange(5.0), array((...,), (..., ...), finite=False)), level=(0.95, SHARE),
 )  # fmt: skip
 call(
     "evaluation",
     bootstrap.interval,
-    values=(np.arange(5.0), array((...,), (..., ...))),
+    values=(np.arange(5.0), array((...,), (..., ...), finite=False)),
     statistic=(np.mean, CALLED),
     **_intervals,
 )
@@ -844,6 +857,30 @@ call(
     ratings=(TEST, THING),
     **_intervals,
 )
+call("evaluation", paired.user_errors, predicted=(PREDICTED, PREDICTIONS), ratings=(TEST, THING))
+
+
+def _errors():
+    return [paired.user_errors(PREDICTED, TEST())] * 2
+
+
+call(
+    "evaluation",
+    paired.paired_difference,
+    first=(_errors, Kind(lambda v: False)),
+    second=(_errors, Kind(lambda v: False)),
+    minus=(None, NONE),
+    **_intervals,
+)
+call(
+    "evaluation",
+    drift.drift,
+    support=(TRAIN, THING),
+    residuals=(lambda: np.zeros(len(TRAIN())), Kind(lambda v: False)),
+    judged=(TEST, THING),
+    reach=(3.0, POSITIVE),
+    shrink=(2.0, POSITIVE),
+)
 call(
     "evaluation",
     participation.draw_available,
@@ -872,7 +909,7 @@ call(
     "evaluation",
     lambda round_num, **a: participation.LongAbsence(**a)(round_num),
     "LongAbsence",
-    away=(np.zeros(9, bool), Kind(lambda v: False)),
+    away=(np.zeros(9, bool), Kind(lambda v: v == [True] and type(v) is list)),
     first=(2, FROM_ZERO),
     last=(5, FROM_ZERO),
     **_round,

@@ -107,6 +107,7 @@ def count(calls: list[Call], seconds: int, show: Callable[[str], None]) -> colle
         for argument, value in call.odd():
             result, said = outcome(call, argument, value, seconds)
             found[result] += 1
-            if result in ("raw: value", "taken", "slow"):
+            is_fault = result == "taken" and not call.arguments[argument][1].is_object
+            if is_fault or result in ("raw: value", "slow"):
                 show(f"{result}: {call.name}({argument}={value}) {said}")
     return found

@@ -205,13 +205,13 @@ def text(name: str, value) -> str:
     return value
 
 
-def listed(name: str, values, kind: type) -> tuple:
-    """Returns a list, with at least one in it, of one kind as a tuple.
+def listed(name: str, values, kind: type, least: int = 1) -> tuple:
+    """Returns a list of one kind, with so many in it at least, as a tuple.
 
     Raises:
         TypeError: if it is no such list.
     """
-    if not isinstance(values, list | tuple) or not values:
+    if not isinstance(values, list | tuple) or len(values) < least:
         raise TypeError(f"{name} must be a list with a {kind.__name__} in it, not {shown(values)}.")
     for one in values:
         if not isinstance(one, kind):
@@ -309,7 +309,8 @@ def _id(value, ids) -> int:
     """Returns one of some ids as an `int`."""
     if isinstance(value, bool | np.bool_):
         raise TypeError("Client ids are whole numbers; True and False name nobody.")
-    if isinstance(value, Iterable) and getattr(value, "ndim", 1):
+    is_list = isinstance(value, Iterable) and not isinstance(value, str | bytes)
+    if is_list and getattr(value, "ndim", 1):
         _refuse_ids(ids)
     if hasattr(value, "__array__"):  # a tensor without axes
         value = np.asarray(value)[()]
@@ -325,6 +326,7 @@ def _refuse_ids(ids):
 
 def client_id(value: int, num_clients: int) -> int:
     """Returns the id of one client as an `int`; see `client_ids` for the errors."""
-    if isinstance(value, Iterable) and getattr(value, "ndim", 1):
+    is_list = isinstance(value, Iterable) and not isinstance(value, str | bytes)
+    if is_list and getattr(value, "ndim", 1):
         raise TypeError(f"One client's id is one whole number, not {shown(value)}.")
     return int(client_ids([value], num_clients)[0])

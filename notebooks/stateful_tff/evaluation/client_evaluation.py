@@ -11,7 +11,7 @@ from collections.abc import Callable
 import tensorflow as tf
 import tensorflow_federated as tff
 
-from ..checks import one_of, whole_number
+from ..checks import finite_array, one_of, shown, whole_number
 
 GROUPS = ("local_model_variables", "global_model_variables", "trainable_variables")
 
@@ -56,6 +56,8 @@ def build_strategy(
     """
     batch_size = whole_number("batch_size", batch_size, 1)
     one_of("group", group, GROUPS)
+    if finite_array("scale", scale, 1).shape != (2,) or scale[0] >= scale[1]:
+        raise ValueError(f"scale must be the lowest and the highest rating, not {shown(scale)}.")
     if not isinstance(optimizer, tff.learning.optimizers.Optimizer):
         raise TypeError(
             "optimizer must be an optimizer of tff.learning.optimizers, such as build_sgdm(0.1), "

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..checks import positive_number
+from ..checks import finite_array, positive_number
 from ..data import Ratings
 
 
@@ -38,7 +38,7 @@ def drift(
             support rating.
     """
     reach, shrink = positive_number("reach", reach), positive_number("shrink", shrink)
-    residuals = np.asarray(residuals, np.float64)
+    residuals = finite_array("residuals", residuals).astype(np.float64)
     if residuals.shape != (len(support),):
         raise ValueError(
             f"{residuals.shape} residuals do not fit {len(support)} support ratings; give one each."

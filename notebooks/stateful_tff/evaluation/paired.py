@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import attrs
 import numpy as np
 
+from ..checks import listed, shown
 from ..data import Ratings
 from .bootstrap import bounds, populations
 from .metrics import clipped_errors
@@ -110,7 +111,11 @@ def paired_difference(
         ValueError: if the methods do not share seeds, users and numbers of ratings, or `draws`
             or `level` makes no sense.
     """
-    methods = [list(method) for method in (first, second, *(minus or ()))]
+    methods = [listed("first", first, UserErrors, 0), listed("second", second, UserErrors, 0)]
+    if minus is not None:
+        if not isinstance(minus, list | tuple) or len(minus) != 2:
+            raise TypeError(f"minus must be the errors of two methods, not {shown(minus)}.")
+        methods += [listed("minus", one, UserErrors, 0) for one in minus]
     if len({len(method) for method in methods}) > 1 or not methods[0]:
         numbers = " and ".join(str(len(method)) for method in methods)
         raise ValueError(f"{numbers} seeds make no pairs; give all methods the same ones.")

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable
 import tensorflow as tf
 import tensorflow_federated as tff
 
+from ..checks import client_ids
 from ..data.clients import DatasetsByClient
 from ..models import (
     INPUT_SPEC,
@@ -61,7 +62,7 @@ def alternating_batches(
         cohort: client ids, each once.
         round_num: the number of the round, from 0; decides the order of the examples.
     """
-    cohort = list(cohort)
+    cohort = client_ids(cohort, clients.num_clients)
     halves = [clients.part(name).for_round(cohort, round_num) for name in ("support", "query")]
     turns = tf.data.Dataset.range(2).repeat()
     return [

@@ -14,6 +14,8 @@ from ..checks import called, finite_array, shown
 from .keras_model import global_model_variables, local_model_variables
 from .matrix_factorization import MatrixFactorization
 
+_FLOATS = ("float", "bfloa")
+
 
 @attrs.frozen(eq=False)
 class FunctionalModel:
@@ -46,7 +48,8 @@ class FunctionalModel:
             if not isinstance(weights, list | tuple) or not weights:
                 raise TypeError(f"{name} must be a list of arrays, not {shown(weights)}.")
             for weight in weights:
-                if finite_array(f"Each of {name}", weight).dtype.kind != "f":
+                finite_array(f"Each of {name}", weight)
+                if getattr(getattr(weight, "dtype", None), "name", "")[:5] not in _FLOATS:
                     raise TypeError(f"{name} must hold floating-point numbers; make them float32.")
         called("example_losses", self.example_losses)
         spec = self.input_spec
@@ -174,6 +177,7 @@ def functional_keras_model(keras_model, local_variables, loss, target_spec) -> F
         ValueError: if the model has penalties or untrained weights, or a local variable is
             not one of its own.
     """
+    called("loss", loss)
     if keras_model.non_trainable_variables or keras_model.losses:
         raise ValueError(
             "The model has penalties or weights that are not trained; penalties belong in the "

@@ -14,6 +14,7 @@ import numpy as np
 import tensorflow as tf
 
 from ..checks import whole_number
+from .initializers import initializer_of
 
 
 # %% ../../02_keras_model.ipynb #bac516a4
@@ -27,12 +28,11 @@ class UserEmbedding(tf.keras.layers.Layer):
     def __init__(self, num_factors: int, initializer="uniform", **kwargs):
         """Takes the vector's length, and a Keras initializer or its name.
 
-        Raises TypeError or ValueError unless the length is a whole number
-        of at least 1.
+        Raises TypeError or ValueError if one of them makes no sense.
         """
         super().__init__(**kwargs)
-        self.num_factors = whole_number("num_factors", num_factors, 1)
-        self.initializer = tf.keras.initializers.get(initializer)
+        self.num_factors = whole_number("num_factors", num_factors, 1, 10**4)
+        self.initializer = initializer_of(initializer)
 
     def build(self, input_shape):
         """Makes the weight."""

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import tensorflow as tf
 
-from ..checks import client_ids, whole_number
+from ..checks import client_ids, shown, whole_number
 from ..state import ClientState, ServerState
 from .layout import Layout
 
@@ -58,7 +58,7 @@ class Contract:
 
     def __init__(self, process, num_clients: int):
         """See the class."""
-        self.num_clients = whole_number("num_clients", num_clients, 1)
+        self.num_clients = whole_number("num_clients", num_clients, 1, 10**8)
         server, client = as_arrays(process.initialize()), as_arrays(process.client_state_fn())
         for state, kind in ((server, ServerState), (client, ClientState)):
             if not isinstance(state, kind):
@@ -193,7 +193,7 @@ def as_json(what: str, values: dict, **options) -> str:
         TypeError: if they are no dictionary by text, or a value cannot be written.
     """
     if not isinstance(values, dict) or not all(isinstance(name, str) for name in values):
-        raise TypeError(f"The {what} are a dictionary by name, not {values!r:.80}.")
+        raise TypeError(f"The {what} are a dictionary by name, not {shown(values)}.")
     try:
         return json.dumps(values, default=_plain, **options)
     except (TypeError, ValueError, RecursionError) as error:

@@ -16,6 +16,7 @@ import numpy as np
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
+from ..checks import shown
 from . import sessions
 from .contract import refuse_another_plan, refuse_metrics_before
 from .database import EMPTY_LOG, LOG, Database
@@ -310,8 +311,8 @@ class Run:
         """
         if self.database.dialect != "sqlite":
             raise StoreError("Copy a PostgreSQL store with pg_dump.")
-        if not isinstance(path, str | os.PathLike) or not os.fspath(path):
-            raise TypeError(f"A backup goes to the path of a file, not {path!r}.")
+        if not isinstance(path, str | os.PathLike) or "\0" in str(path) or not str(path):
+            raise TypeError(f"A backup goes to the path of a file, not {shown(path)}.")
         doing = f"Copying to {path} from"
         with explained(doing, self.database.where), written_whole(Path(path)) as new:
             self.database.outside(doing, "VACUUM INTO ?", str(new))

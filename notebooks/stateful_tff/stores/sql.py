@@ -11,7 +11,7 @@ import os
 import numpy as np
 import pandas as pd
 
-from ..checks import client_id, client_ids, whole_number
+from ..checks import client_id, client_ids, shown, whole_number
 from ..state import ClientState, ServerState
 from .contract import Contract, as_json, history_frame, metrics_as_json
 from .errors import StoreError, damage_explained
@@ -69,9 +69,9 @@ class SqlStore:
     ):
         """See the class."""
         if not isinstance(name, str) or not name or "\0" in name or not name.isprintable():
-            raise TypeError(f"The name of a run is a text of letters on one line, not {name!r}.")
+            raise TypeError(f"A run's name is a text of letters on one line, not {shown(name)}.")
         if not isinstance(keep_states, bool | np.bool_):
-            raise TypeError(f"keep_states is True or False, not {keep_states!r}.")
+            raise TypeError(f"keep_states is True or False, not {shown(keep_states)}.")
         self.name, self.keep_states = name, bool(keep_states)
         self._contract = contract = Contract(process, num_clients)
         self.num_clients, self._layout = contract.num_clients, contract.clients
