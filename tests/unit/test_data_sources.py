@@ -249,10 +249,11 @@ def test_an_empty_folder_beside_a_good_zip_is_passed_by(tmp_path, monkeypatch):
     assert len(load_ratings()) == 40
 
 
-@pytest.mark.parametrize("name", ["x" * 300, "a\0b"])
-def test_a_path_that_cannot_be_is_refused_in_a_sentence(tmp_path, name):
+@pytest.mark.parametrize("name", ["x" * 300, "a\0b", "", None, 5, b"x", "~nobody/x", "/dev/null"])
+@pytest.mark.parametrize("work", [read_movielens, lambda path: read_table(path, "u", "i", "r")])
+def test_a_path_that_cannot_be_is_refused_in_a_sentence(work, name):
     with pytest.raises(DataError) as error:
-        read_movielens(tmp_path / name)
+        work(name)
     assert "\n" not in str(error.value) and str(error.value).endswith(".")
 
 
@@ -487,7 +488,7 @@ def test_a_table_by_hand_is_checked(column, value, words):
         Ratings("made", table, np.arange(2), items)
 
 
-@pytest.mark.parametrize("rows", [[True], [0.5], [[0]], [-1], [10**6], ["a"]])
+@pytest.mark.parametrize("rows", [[True], [0.5], [[0]], [-1], [10**6], ["a"], [0, 1, 1, 0]])
 def test_rows_that_are_not_there_cannot_be_selected(rows):
     with pytest.raises(DataError) as error:
         synthetic_ratings(20, 20).select(rows)

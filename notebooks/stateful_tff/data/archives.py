@@ -51,6 +51,8 @@ def as_path(name) -> Path:
     """Returns a path with `~` spelled out; whatever names none is a `DataError`."""
     if not isinstance(name, str | os.PathLike):
         raise DataError(f"A {type(name).__name__} names no file or folder; give a path.")
+    if not os.fspath(name):
+        raise DataError("The name of a file or folder is empty; give a path.")
     try:
         return Path(name).expanduser()
     except (RuntimeError, TypeError) as error:  # nobody of that name, or a path of bytes

@@ -135,7 +135,8 @@ class Ratings:
         """Returns fewer ratings with the same ids.
 
         Args:
-            rows: a boolean mask over the rows of the table, or the rows' indices from 0.
+            rows: a boolean mask over the rows of the table, or the rows' indices from 0, each
+                once. Zeros and ones are no mask, but indices.
 
         Raises:
             DataError: if it is neither.
@@ -159,6 +160,12 @@ class Ratings:
             if len(rows) and not 0 <= rows[0] <= rows[-1] < len(self):
                 odd = rows[0] if rows[0] < 0 else rows[-1]
                 raise DataError(f"There is no row {odd}; rows run from 0 to {len(self) - 1}.")
+            twice = rows[1:][rows[1:] == rows[:-1]]
+            if len(twice):
+                raise DataError(
+                    f"Row {twice[0]} is chosen twice; choose each once, or give a mask of truth "
+                    "values."
+                )
         columns = {name: self.table[name].to_numpy()[rows] for name in self.table}
         return attrs.evolve(self, table=pd.DataFrame(columns, copy=False))
 
