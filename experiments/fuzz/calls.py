@@ -1019,9 +1019,9 @@ call(
     lambda **a: experiment().branch().serve(**a),
     "Experiment.serve",
     epochs=(0, whole(0, 3)),
-    ratings=(None, NONE),
+    ratings=(None, THING),
     users=([1, 0], either(IDS, NONE)),
-    start=(None, NONE),
+    start=(None, THING),
     round_num=(0, FROM_ZERO),
     rate=(None, RATE),
 )
@@ -1031,7 +1031,7 @@ for _name in ("predict", "score"):
         lambda name=_name, **a: getattr(experiment(), name)(**a),
         f"Experiment.{_name}",
         ratings=(TEST, THING),
-        local_weights=(None, NONE),
+        local_weights=(None, THING),
     )
 
 # leaves

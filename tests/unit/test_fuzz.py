@@ -26,8 +26,6 @@ TRIED = [
 ]
 LONG = {  # arguments for which a large number is right, and takes its time
     ("rounds", "until"),
-    ("interval", "draws"),
-    ("populations", "num_users"),
 }
 
 

@@ -33,7 +33,7 @@ def populations(num_users: int, draws: int = 1000, seed: int = 0) -> np.ndarray:
     """
     if not whole_number("num_users", num_users, 0):
         raise ValueError("There are no users to take an interval over; give at least one.")
-    draws = whole_number("draws", draws, 1)
+    draws = num_passes("draws", draws)
     table_size("The drawn populations", draws, num_users)
     often = np.random.default_rng(seed_number("seed", seed)).multinomial(
         num_users, np.full(num_users, 1 / num_users), draws

@@ -128,6 +128,7 @@ def fit_als(
         ValueError: if a count is below one, `l2` negative, or `shrink` not above zero.
     """
     model, shrink = _model(train, num_factors, l2), positive_number("shrink", shrink)
+    l2 = model.l2
     user, item, stars = (train.table[c].to_numpy() for c in ("user", "item", "rating"))
     by_item = np.argsort(item, kind="stable")
     rng = np.random.default_rng(seed_number("seed", seed))
@@ -170,6 +171,7 @@ def fit_sgd(
         ValueError: if a count is below one, `l2` or `rate` negative, or the rate too high.
     """
     model, rate = _model(train, num_factors, l2), finite_number("rate", rate, 0)
+    l2 = model.l2
     epochs = num_passes("epochs", epochs)
     ids = [train.table[column].to_numpy() for column in ("item", "user")]
     stars = train.table["rating"].to_numpy()
