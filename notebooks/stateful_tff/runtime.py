@@ -13,6 +13,7 @@ import ctypes
 import importlib.abc
 import importlib.util
 import os
+import signal
 import sys
 import threading
 from pathlib import Path
@@ -119,7 +120,15 @@ def _share() -> None:
             check_process()
             with self._lock:
                 work = self._started().invoke(comp, arg)
-                return asyncio.run_coroutine_threadsafe(work, self._loop).result()
+                future = asyncio.run_coroutine_threadsafe(work, self._loop)
+                try:
+                    return future.result()
+                except KeyboardInterrupt:
+                    # Jupyter interrupts the worker as well, and the loop would wait for it.
+                    self.renew()
+                    for worker in _workers(os.getpid()):
+                        os.kill(worker, signal.SIGKILL)
+                    raise
 
         def _started(self):
             """TFF's asynchronous context, and a loop for it in a thread: its own never ends."""
@@ -175,20 +184,21 @@ class _WhenImported(importlib.abc.MetaPathFinder):
         return spec
 
 
-def _has_worker(pid: int) -> bool:
-    """Returns whether a process has a TFF worker among its children."""
+def _workers(pid: int) -> list[int]:
+    """Returns the TFF workers among the children of a process."""
+    found = []
     for listed in Path(f"/proc/{pid}/task").glob("*/children"):
         try:
-            children = listed.read_text().split()
-            if any(WORKER_NAME in Path(f"/proc/{c}/comm").read_text() for c in children):
-                return True
+            for child in listed.read_text().split():
+                if WORKER_NAME in Path(f"/proc/{child}/comm").read_text():
+                    found.append(int(child))
         except OSError:  # it has ended while we looked
             pass
-    return False
+    return found
 
 
 def _after_fork_in_child() -> None:
-    _state["forked"] |= _state["used"] or (TFF in sys.modules and _has_worker(os.getppid()))
+    _state["forked"] |= _state["used"] or (TFF in sys.modules and bool(_workers(os.getppid())))
     if _shared is not None:
         _shared.after_fork()
 

@@ -67,11 +67,11 @@ def test_both_stores_answer_the_same_questions_in_the_same_way(url):
 def test_ids_are_whole_numbers_of_the_population_each_once(kind, tmp_path):
     store = MemoryStore(PROCESS, CLIENTS) if kind == "memory" else open_store(tmp_path / "a.sqlite")
     for ids, error, sentence in (
-        ([1.9], TypeError, "whole numbers"),
-        (1.9, TypeError, "whole numbers"),
-        (True, TypeError, "whole numbers"),
-        ("5", TypeError, "whole numbers"),
-        (None, TypeError, "whole numbers"),
+        ([1.9], TypeError, "whole number"),
+        (1.9, TypeError, "whole number"),
+        (True, TypeError, "whole number"),
+        ("5", TypeError, "whole number"),
+        (None, TypeError, "whole number"),
         ([1, 1], ValueError, "Client 1 is named twice"),
         ([-1], ValueError, "Client -1 is unknown"),
         (40, ValueError, "Client 40 is unknown"),

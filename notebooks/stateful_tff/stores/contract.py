@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from ..checks import client_ids, shown, whole_number
 from ..state import ClientState, ServerState
-from .layout import Layout
+from .layout import Layout, not_finite
 
 
 def as_arrays(state):
@@ -26,14 +26,14 @@ class CheckedRound:
 
     Attributes:
         round_num: its number, from 1.
-        server: dtype[1], the server's state as a row of its layout.
-        clients: dtype[n], the states of the cohort as rows of theirs.
+        server: the parts of the server's state, each with a first axis of 1.
+        clients: the parts of the states of the cohort, the index first; the first axis is clients.
         metrics: the round's row of the history, as JSON.
     """
 
     round_num: int
-    server: np.ndarray
-    clients: np.ndarray
+    server: list[np.ndarray]
+    clients: list[np.ndarray]
     metrics: str
 
 
@@ -48,8 +48,8 @@ class Contract:
         num_clients: the size of the population.
         server: the `Layout` of server states.
         clients: the `Layout` of client states.
-        first_server: dtype[1], the first server state as a row.
-        first_client: dtype[1], the state of a new client as a row.
+        first_server: the parts of the first server state, each with a first axis of 1.
+        first_client: the same of the state of a new client.
 
     Raises:
         TypeError: if the size is no whole number, or a state holds no numbers.
@@ -67,8 +67,8 @@ class Contract:
                     f"{kind.__name__}."
                 )
         self.server, self.clients = Layout(server), Layout(client)
-        self.first_server = self.server.row(server, "the server")
-        self.first_client = self.clients.row(client, "a new client")
+        self.first_server = self.server.parts(server, "the server")
+        self.first_client = self.clients.parts(client, "a new client")
 
     def checked(self, done) -> CheckedRound:
         """Returns what there is to keep of a round, all of it checked.
@@ -91,14 +91,14 @@ class Contract:
             raise ValueError(
                 f"Round {round_num} has no clients; commit rounds of at least one client."
             )
-        server = self.server.row(done.server_state, "the server")
+        server = self.server.parts(done.server_state, "the server")
         self._refuse_another_server_state(done.server_state, round_num)
-        clients = self._client_rows(done.client_states)
-        _refuse_others(cohort, clients["index[0]"])
-        for layout, rows in ((self.server, server), (self.clients, clients)):
-            odd = layout.not_finite(rows)
+        clients = self._client_parts(done.client_states)
+        _refuse_others(cohort, clients[0])
+        for parts in (server, clients):
+            odd = not_finite(parts)
             if odd is not None:
-                whose = "server" if layout is self.server else f"client {odd['index[0]']}"
+                whose = "server" if parts is server else f"client {clients[0][odd]}"
                 raise ValueError(
                     f"The state of the {whose} is not finite; nothing of round {round_num} was "
                     "kept. Lower the learning rates."
@@ -115,21 +115,21 @@ class Contract:
                 "the state that it ended with."
             )
 
-    def _client_rows(self, states) -> np.ndarray:
-        """Returns states of one client each, or stacks of several, as rows."""
-        rows = [np.empty(0, self.clients.dtype)]
+    def _client_parts(self, states) -> list[np.ndarray]:
+        """Returns states of one client each, or stacks of several, as parts of one stack."""
+        found = []
         for state in states:
             index = np.asarray(getattr(state, "index", None))
-            if index.ndim:
-                rows.append(self.clients.rows(state))
-            else:
-                rows.append(self.clients.row(state, f"client {index}"))
-        return np.concatenate(rows)
+            owner = "clients" if index.ndim else f"client {index}"
+            found.append(self.clients.parts(state, owner, stacked=index.ndim > 0))
+        if not found:
+            return [part[:0] for part in self.first_client]
+        return [np.concatenate(parts) for parts in zip(*found, strict=True)]
 
-    def checked_stack(self, states: ClientState) -> np.ndarray:
-        """Returns a stack of states, found by their index, as rows; see `checked`."""
+    def checked_stack(self, states: ClientState) -> list[np.ndarray]:
+        """Returns the parts of stacked states, found by their index; see `checked`."""
         client_ids(np.atleast_1d(np.asarray(states.index)), self.num_clients)
-        return self._client_rows([states])
+        return self._client_parts([states])
 
 
 def _refuse_others(asked: np.ndarray, returned: np.ndarray) -> None:

@@ -10,6 +10,7 @@ import sqlite3
 import time
 import urllib.parse
 import weakref
+from collections.abc import Callable
 
 import sqlalchemy as sa
 
@@ -91,12 +92,12 @@ class Database:
     Args:
         url: the path of an SQLite file, or an SQLAlchemy URL.
         run_name: the run to lock; in SQLite the whole file is locked.
+        check: looks at the path of SQLite's file, which is locked, before anything is changed.
 
     Attributes:
         where: which database, as messages name it.
         dialect: "sqlite" or "postgresql".
         path: the path of SQLite's file; None for PostgreSQL.
-        had_log: whether there was a log beside this file.
 
     Raises:
         StoreError: if it cannot be opened or is open already.
@@ -104,17 +105,23 @@ class Database:
 
     _connected = weakref.WeakSet()
 
-    def __init__(self, url: str | os.PathLike | sa.URL, run_name: str):
+    def __init__(
+        self,
+        url: str | os.PathLike | sa.URL,
+        run_name: str,
+        check: Callable[[str], None],
+    ):
         """See the class."""
         url = database_url(url)
         self.where, self.dialect, self._run_name = shown(url), url.get_backend_name(), run_name
-        self.path, self.had_log, self._lock, self._files = None, False, None, {}
+        self.path, self._lock, self._files = None, None, {}
         self._connection, self._is_lost, self._process = None, False, os.getpid()
         with interrupts_held_back(), contextlib.ExitStack() as on_error:
             on_error.callback(self._give_up)
             with explained("Opening", self.where):
                 if self.dialect == "sqlite":
                     self._lock_file(url)
+                    check(self.path)
                 self._engine = _engine(url)
                 self._connect()
             self._connected.add(self)
@@ -136,7 +143,6 @@ class Database:
         if url.query.get("mode") != "ro":
             make_owner_only(self.path)
         refuse_half_a_store(self.path)
-        self.had_log = os.path.exists(log_of(self.path))
         self._files = {self.path: identity(self.path)}
 
     def _give_up(self) -> None:
@@ -270,6 +276,9 @@ class Database:
         self._connected.discard(self)
         try:
             if connection is not None:
+                if self._files and identity(self.path) != self._files[self.path]:
+                    # SQLite leaves a file that was moved as it is, and the rest in the log.
+                    connection.connection.driver_connection.execute(EMPTY_LOG).fetchall()
                 connection.close()
         finally:
             if keep_log and identity(self.path) == self._files[self.path]:

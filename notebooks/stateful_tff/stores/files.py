@@ -62,8 +62,8 @@ def refuse_half_a_store(path: str) -> None:
             f"{path} is empty, and its log {log} is not: it is damaged; go back to a backup, and "
             "remove the log."
         )
-    with_log = _start(path, 19)[18:] == b"\2"
-    if with_log and not os.path.exists(log) and alone(path, "SELECT 1 FROM sqlite_master") == []:
+    is_logged = _start(path, 19)[18:] == b"\2"
+    if is_logged and not os.path.exists(log) and alone(path, "SELECT 1 FROM sqlite_master") == []:
         raise StoreError(
             f"{path} holds nothing and lacks its log {log}: it is a copy from while it was open; "
             "copy both files, or make a backup. If it was never more, remove it."
@@ -72,7 +72,21 @@ def refuse_half_a_store(path: str) -> None:
 
 def alone(path: str, query: str) -> list[tuple] | None:
     """Returns what a query finds in an SQLite file alone, without its log; None on errors."""
-    uri = f"file:{urllib.parse.quote(path)}?mode=ro&immutable=1"
+    return _found(f"file:{urllib.parse.quote(path)}?mode=ro&immutable=1", query)
+
+
+def with_log(path: str, query: str) -> list[tuple] | None:
+    """Returns what a query finds in an SQLite file with its log, and changes neither."""
+    index = f"{path}-shm"  # SQLite's index of the log, made by reading
+    had_index = os.path.exists(index)
+    found = _found(f"file:{urllib.parse.quote(path)}?mode=ro", query)
+    if not had_index:
+        with contextlib.suppress(OSError):
+            os.remove(index)
+    return found
+
+
+def _found(uri: str, query: str) -> list[tuple] | None:
     try:
         with contextlib.closing(sqlite3.connect(uri, uri=True)) as connection:
             return connection.execute(query).fetchall()

@@ -3,6 +3,7 @@
 Knows nothing of databases, rounds or runs.
 """
 
+import functools
 import zlib
 
 import attrs
@@ -22,8 +23,8 @@ class Layout:
         template: a state, a `ClientState` or `ServerState`, of NumPy arrays.
 
     Attributes:
-        dtype: a structured dtype, one field per part, such as `local_weights[0]`.
-        kinds: the same in words, such as `{"local_weights[0]": "float32[1, 50]"}`.
+        kinds: the parts in words, such as `{"local_weights[0]": "float32[1, 50]"}`.
+        size: the number of bytes.
 
     Raises:
         TypeError: if a part holds no numbers.
@@ -31,74 +32,68 @@ class Layout:
 
     def __init__(self, template):
         """See the class."""
-        self._template, fields = template, []
+        self._template, self._fields, self.kinds, self.size = template, [], {}, 0
         for field in attrs.fields(type(template)):
             for number, part in enumerate(tf.nest.flatten(getattr(template, field.name))):
                 name, part = f"{field.name}[{number}]", np.asarray(part)
                 if part.dtype.kind not in "biufc":
                     raise TypeError(f"{name} is of {part.dtype}; a store keeps numbers only.")
-                fields.append((name, part.dtype.newbyteorder("<"), part.shape))
-        self.dtype = np.dtype(fields)
-        self.kinds = {name: _kind(part.base, part.shape) for name, part in self._parts()}
+                self._fields.append((name, part.dtype.newbyteorder("<"), part.shape))
+                self.kinds[name] = _kind(part.dtype, part.shape)
+                self.size += part.nbytes
 
-    def _parts(self) -> list[tuple[str, np.dtype]]:
-        return [(name, self.dtype[name]) for name in self.dtype.names]
+    @functools.cached_property
+    def dtype(self) -> np.dtype:
+        """A structured dtype, one field per part, such as `local_weights[0]`."""
+        return np.dtype(self._fields)
 
-    def rows(self, stack, owner: str = "clients") -> np.ndarray:
-        """Lays stacked states side by side, one row each.
+    def parts(self, state, owner: str, *, stacked: bool = False) -> list[np.ndarray]:
+        """Returns the parts of a state, each with a first axis of states.
 
         Args:
-            stack: a stacked state of the template's kind.
-            owner: whose states these are, for the message.
-
-        Returns:
-            dtype[n], an array of the layout's dtype.
+            state: of the template's kind.
+            owner: whose state it is, for the message.
+            stacked: whether it is a stack of several.
 
         Raises:
+            TypeError: if it is of another type.
             ValueError: if a part is not of the shape and dtype that the layout has.
         """
-        return self._rows(stack, owner, lambda part: part)
-
-    def row(self, state, owner: str = "a client") -> np.ndarray:
-        """Returns one state as an array of one row; the errors are those of `rows`."""
-        return self._rows(state, owner, lambda part: part[None])
-
-    def _rows(self, state, owner, stacked) -> np.ndarray:
         if not isinstance(state, type(self._template)):
             raise TypeError(
                 f"The state of {owner} is a {type(state).__name__}; the store keeps a "
                 f"{type(self._template).__name__}."
             )
-        parts = [stacked(np.asarray(part)) for part in tf.nest.flatten(state)]
+        parts = [np.asarray(part) for part in tf.nest.flatten(state)]
         if len(parts) != len(self.kinds):
             raise ValueError(
                 f"The state of {owner} has {len(parts)} parts; the store keeps {len(self.kinds)}, "
                 "so it is of another model."
             )
-        rows = np.empty(len(parts[0]), self.dtype)
+        parts = parts if stacked else [part[None] for part in parts]
         for (name, kind), part in zip(self.kinds.items(), parts, strict=True):
             found = _kind(part.dtype, part.shape[1:])
-            if found != kind or len(part) != len(rows):
+            if found != kind or len(part) != len(parts[0]):
                 raise ValueError(
                     f"{name} of the state of {owner} is {found}; the store keeps {kind}, so it is "
                     "of another model."
                 )
+        return parts
+
+    def rows(self, parts: list[np.ndarray]) -> np.ndarray:
+        """Lays parts side by side; returns dtype[n], one row for each state."""
+        rows = np.empty(len(parts[0]), self.dtype)
+        for name, part in zip(self.kinds, parts, strict=True):
             rows[name] = part
         return rows
 
-    def not_finite(self, rows: np.ndarray) -> np.void | None:
-        """Returns the first of some rows that holds an infinity or no number, if there is one."""
-        for name, part in self._parts():
-            if part.base.kind in "fc":
-                sound = np.isfinite(rows[name]).reshape(len(rows), -1).all(axis=1)
-                if not sound.all():
-                    return rows[~sound][0]
-        return None
+    def packed(self, parts: list[np.ndarray]):
+        """Returns parts as a state of the template's kind."""
+        return tf.nest.pack_sequence_as(self._template, parts)
 
     def state(self, rows):
         """Returns rows as a stacked state, or a single one of them as one state."""
-        parts = [rows[name].copy() for name in self.dtype.names]
-        return tf.nest.pack_sequence_as(self._template, parts)
+        return self.packed([rows[name].copy() for name in self.dtype.names])
 
     def read(self, data: bytes, checksum: int, owner: str) -> np.void:
         """Returns the row that bytes hold, if they are the bytes that were written.
@@ -129,6 +124,16 @@ def as_bytes(row: np.ndarray | np.void) -> dict:
     """Returns a row as a table has it, bytes in `state` and their checksum in `crc32`."""
     data = row.tobytes()
     return dict(crc32=zlib.crc32(data), state=data)
+
+
+def not_finite(parts: list[np.ndarray]) -> int | None:
+    """Returns which of some states holds an infinity or no number, if one does."""
+    for part in parts:
+        if part.dtype.kind in "fc":
+            sound = np.isfinite(part).reshape(len(part), -1).all(axis=1)
+            if not sound.all():
+                return int(np.flatnonzero(~sound)[0])
+    return None
 
 
 def _kind(dtype: np.dtype, shape: tuple) -> str:

@@ -49,7 +49,9 @@ class MemoryStore:
         """See the class."""
         self._contract = contract = Contract(process, num_clients)
         self.num_clients = contract.num_clients
-        self.server_state: ServerState = contract.server.state(contract.first_server[0])
+        self.server_state: ServerState = contract.server.packed(
+            [part[0].copy() for part in contract.first_server]
+        )
         self._rows = self._first_rows()
         self._history: list[dict] = []
         self._plan: dict | None = None
@@ -57,17 +59,14 @@ class MemoryStore:
     def _first_rows(self) -> ClientState:
         """Returns the stacked first states of the population."""
         try:
-            rows = tf.nest.map_structure(
-                lambda part: np.repeat(part[None], self.num_clients, axis=0),
-                self._contract.clients.state(self._contract.first_client[0]),
-            )
+            parts = [np.repeat(p, self.num_clients, axis=0) for p in self._contract.first_client]
         except (MemoryError, ValueError) as error:
             raise MemoryError(
                 f"The states of {self.num_clients} clients do not fit into memory; take fewer, or "
                 "keep them in an SqlStore."
             ) from error
-        rows.index[:] = np.arange(self.num_clients)
-        return rows
+        parts[0][:] = np.arange(self.num_clients)
+        return self._contract.clients.packed(parts)
 
     def __getitem__(self, ids) -> ClientState:
         """Returns the state of one client, or the stacked states of several.
@@ -101,18 +100,17 @@ class MemoryStore:
                 f"Round {checked.round_num} does not follow on round {self.round_num}, the last "
                 "one committed; commit every round once, in order."
             )
-        server_state = self._contract.server.state(checked.server[0])
+        server_state = self._contract.server.packed([part[0].copy() for part in checked.server])
         row = json.loads(checked.metrics)
         with interrupts_held_back(for_good=True):
             self._put(checked.clients)
             self._history.append(row)
             self.server_state = server_state
 
-    def _put(self, rows: np.ndarray) -> None:
-        """Puts states in their places."""
-        states = self._contract.clients.state(rows)
-        for kept, new in zip(tf.nest.flatten(self._rows), tf.nest.flatten(states), strict=True):
-            kept[rows["index[0]"]] = new
+    def _put(self, parts: list[np.ndarray]) -> None:
+        """Puts the parts of states in their places."""
+        for rows, part in zip(tf.nest.flatten(self._rows), parts, strict=True):
+            rows[parts[0]] = part
 
     def replace(self, states: ClientState) -> None:
         """Puts other states of some clients in place of theirs, outside of a round.
@@ -125,9 +123,9 @@ class MemoryStore:
             ValueError: if an index is not in the population or comes twice, or the states are
                 not of the kind that the store keeps.
         """
-        rows = self._contract.checked_stack(states)
+        parts = self._contract.checked_stack(states)
         with interrupts_held_back(for_good=True):
-            self._put(rows)
+            self._put(parts)
 
     def copy(self) -> "MemoryStore":
         """Returns a copy, a run of its own: it may go on with another plan."""

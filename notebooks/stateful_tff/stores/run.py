@@ -54,16 +54,13 @@ class Run:
 
     def __init__(self, url: str | os.PathLike, name: str, about: dict, start: dict):
         """See the class."""
-        self.name, self.database = name, Database(url, name)
+        self.name, self.database = name, Database(url, name, sessions.refuse_another_log)
         self._id, self._session = 0, 0
         with contextlib.ExitStack() as on_error, interrupts_held_back():
             on_error.callback(self.database.close)
             path = self.database.path
-            alone = sessions.in_file_alone(path) if path else {}
             with self.database.transaction("Opening") as connection:
                 prepare(connection, self.database.where)
-                if path:
-                    sessions.refuse_another_log(connection, path, alone, self.database.had_log)
                 with damage_explained("Opening", self.database.where):
                     self._id = self._found(connection, about, start)
                     self._refuse_missing_rows(connection)

@@ -8,52 +8,51 @@ whether a file and its log belong together, since each holds the number.
 """
 
 import contextlib
+import os
 import secrets
 import sqlite3
 
 import sqlalchemy as sa
 
 from .errors import StoreError
-from .files import alone, log_of
+from .files import alone, log_of, with_log
 from .schema import sessions
 
 _COLUMNS = ("run", "session", "previous", "writes", "is_open")
 _QUERY = f"SELECT {', '.join(_COLUMNS)} FROM {sessions.name}"
 
 
-def in_file_alone(path: str) -> dict[int, tuple]:
-    """Returns the sessions of an SQLite file as they are without its log, by run."""
-    return {row[0]: row[1:] for row in alone(path, _QUERY) or ()}
-
-
-def refuse_another_log(connection: sa.Connection, path: str, alone: dict, log: bool) -> None:
+def refuse_another_log(path: str) -> None:
     """Refuses an SQLite file whose log is gone, or is that of another time.
 
     A session that has written nothing yet may be in the log alone: it was killed while it opened.
-
-    Args:
-        connection: sees the file together with its log.
-        path: of the file.
-        alone: what `in_file_alone` found.
-        log: whether there was a log.
+    Neither is changed, so that the file is still there for what the sentence says.
 
     Raises:
         StoreError: if the two do not belong together.
     """
-    both = {row[0]: tuple(row[1:]) for row in connection.exec_driver_sql(_QUERY)}
-    if not log and any(is_open for *_, is_open in both.values()):
+    file = _by_run(alone(path, _QUERY))
+    if not os.path.exists(log_of(path)) and any(is_open for *_, is_open in file.values()):
         raise StoreError(
             f"{path} is a copy from while it was open, without its log {log_of(path)}; copy both "
             "files, or make a backup."
         )
-    for run in both | alone if log else ():
+    rows = with_log(path, _QUERY) if os.path.exists(log_of(path)) else None
+    if rows is None:  # there is no log, or what is wrong is told by opening
+        return
+    both = _by_run(rows)
+    for run in both | file:
         session, previous, writes, _ = both.get(run, (0, None, 1, 0))
-        before, _, written, _ = alone.get(run, (0, 0, 0, 0))
+        before, _, written, _ = file.get(run, (0, 0, 0, 0))
         if not (session == before and written <= writes or (previous == before and not writes)):
             raise StoreError(
                 f"{path} and its log {log_of(path)} are of different times, as after a backup was "
                 "put back over a run that was killed: remove the log to go on with the file alone."
             )
+
+
+def _by_run(rows: list[tuple] | None) -> dict[int, tuple]:
+    return {row[0]: row[1:] for row in rows or ()}
 
 
 def begin(connection: sa.Connection, run: int) -> int:

@@ -77,8 +77,9 @@ class SqlStore:
         self.num_clients, self._layout = contract.num_clients, contract.clients
         for whose, layout in (("server", contract.server), ("client", contract.clients)):
             _refuse_too_large(whose, layout)
+        self._first = contract.clients.rows(contract.first_client)
         about = self._about({} if settings is None else settings)
-        start = as_bytes(contract.first_server[0])
+        start = as_bytes(contract.server.rows(contract.first_server))
         with contextlib.ExitStack() as on_error, interrupts_held_back():
             self._run = Run(url, name, about, start)
             on_error.callback(self._run.close)
@@ -92,7 +93,7 @@ class SqlStore:
             keep_states=self.keep_states,
             **{f"server {part}": kind for part, kind in self._contract.server.kinds.items()},
             **{f"client {part}": kind for part, kind in self._layout.kinds.items()},
-            first_client_state=as_bytes(self._contract.first_client)["crc32"],
+            first_client_state=as_bytes(self._first)["crc32"],
             **{package: importlib.metadata.version(package) for package in _PACKAGES},
             settings=json.loads(as_json("settings", settings, allow_nan=False)),
         )
@@ -130,7 +131,7 @@ class SqlStore:
 
     def _first_rows(self, ids: np.ndarray) -> np.ndarray:
         """Returns the first states of clients as rows."""
-        rows = np.repeat(self._contract.first_client, len(ids))
+        rows = np.repeat(self._first, len(ids))
         rows["index[0]"] = ids
         return rows
 
@@ -165,9 +166,9 @@ class SqlStore:
                 num_visits=int(row["num_visits[0]"]),
                 **as_bytes(row),
             )
-            for row in checked.clients
+            for row in self._layout.rows(checked.clients)
         ]
-        server = as_bytes(checked.server[0])
+        server = as_bytes(self._contract.server.rows(checked.server))
         self._run.write_round(checked.round_num, server, states, checked.metrics, self.keep_states)
 
     def add_metrics(self, metrics: dict) -> None:
@@ -318,9 +319,9 @@ class SqlStore:
 
 def _refuse_too_large(whose: str, layout: Layout) -> None:
     """Refuses states that no database takes, before there is a run that cannot go on."""
-    if layout.dtype.itemsize > _MOST_BYTES:
+    if layout.size > _MOST_BYTES:
         raise StoreError(
-            f"The state of the {whose} has {layout.dtype.itemsize / 1e9:.1f} GB, and a database "
+            f"The state of the {whose} has {layout.size / 1e9:.1f} GB, and a database "
             "takes one of less than a gigabyte; make the model smaller, or keep the run in a "
             "MemoryStore."
         )
