@@ -1,14 +1,21 @@
 """The durable store when something is wrong: one sentence, and the last round is still there."""
 
+import contextlib
+import errno
 import os
+import re
 import resource
+import shutil
 import signal
+import socket
 import stat
+import struct
 import subprocess
 import sys
 import tempfile
 import threading
 import time
+import zlib
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -27,7 +34,7 @@ from store_runs import (
     train,
 )
 
-from experiments import kill_and_resume
+from experiments import interrupt_and_rerun, kill_and_resume
 from stateful_tff.state import ServerState
 from stateful_tff.stores import SqlStore, StoreError
 
@@ -361,7 +368,8 @@ def test_a_url_is_a_text_or_a_path(url):
 
 
 def test_a_path_is_taken_as_it_is(tmp_path):
-    for name in ("lr=0.1?a.sqlite", "lr=0.1?b.sqlite", "a%20b.sqlite"):
+    names = "lr=0.1?a.sqlite", "lr=0.1?b.sqlite", "a%20b.sqlite", "a b#c:d'e.sqlite", "user=5.db"
+    for name in names:
         open_store(str(tmp_path / name)).close()
         assert (tmp_path / name).exists()
 
@@ -374,11 +382,22 @@ def test_a_path_is_taken_as_it_is(tmp_path):
         "postgresql://somebody:also/secret@127.0.0.1:9/db",
         "postgresql://127.0.0.1:secret/db",
         "postgresql://127.0.0.1:9/db?user=somebody&password=secret",
+        "postgresql:/somebody:secret@127.0.0.1:9/db",
+        "postgresql:somebody:secret@127.0.0.1:9/db",
+        "postgres//somebody:secret@127.0.0.1:9/db",
+        "somebody:secret@127.0.0.1:9/db",
+        "postgresql://somebody:1@sec/secret@127.0.0.1:9/db",
+        "mysql://127.0.0.1:9/db?password=secret",
+        "host=127.0.0.1 port=9 user=somebody password=secret dbname=db",
+        "password='secret' host=127.0.0.1",
+        b"postgresql://somebody:secret@127.0.0.1:9/db",
     ],
 )
-def test_a_password_is_not_repeated(url):
-    with pytest.raises(StoreError) as caught:
+def test_a_password_is_not_repeated(url, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises((StoreError, TypeError)) as caught:
         open_store(url)
+    assert not list(tmp_path.iterdir())
     error = caught.value
     while error is not None:
         assert "secret" not in str(error)
@@ -390,6 +409,151 @@ def test_a_server_that_refuses_says_why(postgres_url):
         open_store(postgres_url.replace("/postgres", "/nowhere"))
     with pytest.raises(StoreError, match="no such database or user"):
         open_store(postgres_url.replace("book@", "nobody_here@"))
+
+
+REASONS = {
+    'password authentication failed for user "trainer"': "does not accept this user and password",
+    'database "fed" does not exist': "no such database or user",
+    'role "trainer" does not exist': "no such database or user",
+    "sorry, too many clients already": "no connection left for you",
+    "remaining connection slots are reserved for superusers": "no connection left for you",
+    "no more connections allowed (max_client_conn)": "no connection left for you",
+    "the database system is starting up": "starting or stopping; try again in a moment",
+    "the database system is shutting down": "starting or stopping; try again in a moment",
+    'no pg_hba.conf entry for host "10.0.0.1"': "does not let this user in from here",
+    'role "trainer" is not permitted to log in': "does not let this user log in",
+    "something that nobody thought of": "the server refuses: something that nobody thought of",
+}
+
+
+def refuse(listener, text):
+    """Plays PostgreSQL up to the first refusal."""
+    connection, _ = listener.accept()
+    with connection:
+        while True:
+            (size,) = struct.unpack("!i", connection.recv(4))
+            (kind,) = struct.unpack("!i", connection.recv(size - 4)[:4])
+            if kind in (80877103, 80877104):  # TLS or GSSAPI? No.
+                connection.sendall(b"N")
+                continue
+            fields = b"SFATAL\0VFATAL\0C28000\0M" + text.encode() + b"\0\0"
+            connection.sendall(b"E" + struct.pack("!i", len(fields) + 4) + fields)
+            return
+
+
+@pytest.mark.parametrize("text", REASONS)
+def test_a_server_that_says_no_is_not_one_that_does_not_answer(text):
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=refuse, args=(listener, text), daemon=True)
+        thread.start()
+        port = listener.getsockname()[1]
+        with pytest.raises(StoreError, match=re.escape(REASONS[text])) as caught:
+            open_store(f"postgresql://trainer:secret@127.0.0.1:{port}/fed?gssencmode=disable")
+        thread.join()
+    assert "does not answer" not in str(caught.value)
+
+
+@pytest.fixture
+def pooler(postgres_url, tmp_path):
+    """Returns the URL of a pooler before the server, by its mode."""
+    program = shutil.which("pgbouncer", path=os.environ["PATH"] + ":/usr/sbin")
+    if not program:
+        pytest.skip("pgbouncer is not installed; on Debian, apt-get install pgbouncer")
+    host, _, base = postgres_url.split("@")[1].partition("/")
+    running = []
+
+    def start(mode):
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            port = free.getsockname()[1]
+        with tempfile.NamedTemporaryFile("w", suffix=".ini", delete=False) as settings:
+            settings.write(
+                f"[databases]\n* = host=127.0.0.1 port={host.split(':')[1]} user=book\n"
+                f"[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {port}\nauth_type = any\n"
+                f"pool_mode = {mode}\nunix_socket_dir =\n"
+            )
+        os.chmod(settings.name, 0o644)
+        root = os.geteuid() == 0
+        user = "setpriv --reuid=postgres --regid=postgres --clear-groups".split() if root else []
+        command = [*user, program, "-q", settings.name]
+        running.append(subprocess.Popen(command, stderr=subprocess.DEVNULL))
+        for _ in range(100):
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port)):
+                break
+            time.sleep(0.05)
+        return f"postgresql://book@127.0.0.1:{port}/{base}"
+
+    yield start
+    for process in running:
+        process.terminate()
+        process.wait()
+
+
+def test_a_pooler_that_loses_locks_is_refused_and_leaves_none(pooler, postgres_url):
+    url = pooler("transaction")
+    for _ in range(3):
+        with pytest.raises(StoreError, match="there is a pooler that shares connections out by"):
+            open_store(url)
+    with open_store(postgres_url) as store:
+        store.commit(round_of(1, [1]))
+
+
+def test_a_pooler_that_keeps_sessions_is_fine(pooler):
+    url = pooler("session")
+    with open_store(url) as store:
+        go_on(store, 7)
+        with pytest.raises(StoreError, match=OPEN_ALREADY):
+            open_store(url)
+    assert_same(train(url, 8), in_memory(8))
+
+
+@pytest.mark.parametrize("code", [errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS])
+def test_a_file_system_without_locks_is_named(tmp_path, monkeypatch, code):
+    def lockf(*_):
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr("fcntl.lockf", lockf)
+    with pytest.raises(StoreError, match="the file system has no locks, as on some network and"):
+        open_store(tmp_path / "run.sqlite")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", ["", None, 5, "a\0b", "a\nb", "\ud800", b"run"])
+def test_the_name_of_a_run_is_a_text_on_one_line(tmp_path, name):
+    with pytest.raises(TypeError, match="The name of a run is a text"):
+        open_store(tmp_path / "run.sqlite", name=name)
+
+
+@pytest.mark.parametrize("odd", [None, 1, "yes", []])
+def test_whether_states_are_kept_is_true_or_false(tmp_path, odd):
+    with pytest.raises(TypeError, match="keep_states is True or False"):
+        open_store(tmp_path / "run.sqlite", keep_states=odd)
+
+
+@pytest.mark.parametrize("odd", ["rates", 5, [1], {1: 2}])
+def test_settings_are_a_dictionary_by_name(tmp_path, odd):
+    with pytest.raises(TypeError, match="The settings are a dictionary by name"):
+        open_store(tmp_path / "run.sqlite", settings=odd)
+
+
+def test_pipes_and_devices_are_refused(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "pipe", "/dev/null"):
+        with pytest.raises(StoreError, match="that is a device or a pipe"):
+            open_store(path)
+
+
+def test_run_names_of_one_checksum_do_not_lock_each_other_out(postgres_url):
+    names = "run 29685295", "run 32060020"
+    assert zlib.crc32(names[0].encode()) == zlib.crc32(names[1].encode())
+    with open_store(postgres_url, name=names[0]), open_store(postgres_url, name=names[1]):
+        pass
+
+
+def test_runs_that_are_stopped_and_run_again_end_as_undisturbed():
+    """What `python -m experiments.interrupt_and_rerun` finds in a few; it does hundreds."""
+    for name in ("store in memory", "store in SQL, left open"):
+        row = interrupt_and_rerun.interrupt_and_rerun(name, 3, seed=int(time.time()))
+        assert row["same_end"] == row["runs"] > 0 and not row["faults"], row
 
 
 def test_an_odd_state_in_a_first_server_state_is_refused(tmp_path):

@@ -40,7 +40,9 @@ class FileLock:
             fcntl.lockf(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             fcntl.lockf(self._descriptor, fcntl.LOCK_UN)
             self._take()
-        except BaseException:
+        except BaseException as error:
+            if not isinstance(error, BlockingIOError):  # then it is somebody's
+                self.remove_if_new()
             self.release()
             raise
 
