@@ -56,7 +56,13 @@ def as_path(name) -> Path:
     try:
         return Path(name).expanduser()
     except (RuntimeError, TypeError) as error:  # nobody of that name, or a path of bytes
-        raise DataError(f"{str(name)!r} cannot be read ({error}); give another path.") from error
+        raise DataError(f"{_named(name)} cannot be read ({error}); give another path.") from error
+
+
+def _named(path) -> str:
+    """Returns a path for a message, cut short where it is very long."""
+    name = repr(str(path))
+    return name if len(name) <= 300 else f"{name[:300]}…'"
 
 
 @contextlib.contextmanager
@@ -69,7 +75,8 @@ def sentences(path: Path):
             raise
         words = getattr(error, "strerror", None) or error
         raise DataError(
-            f"{str(path)!r} cannot be read ({words}); look at its name and whether you may read it."
+            f"{_named(path)} cannot be read ({words}); look at its name, and whether "
+            "you may read it."
         ) from error
 
 

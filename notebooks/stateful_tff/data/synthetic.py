@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from scipy.special import ndtr
 
-from ..checks import seed_number, whole_number
+from ..checks import seed_number, shown, whole_number
 from ..progress import progress
 from .ratings import DataError, Ratings, index_ratings
 
@@ -17,6 +17,7 @@ _ML1M_HISTOGRAM = np.array([56_174, 107_557, 261_197, 348_971, 226_310])  # of 1
 _USER_SHARE, _ITEM_SHARE, _TASTE_SHARE, _NOISE_SHARE = 0.12, 0.15, 0.35, 0.38  # of the variance
 _FEWEST_RATINGS = 20  # of a user, as in MovieLens
 _MOST_SEEN = 0.65  # largest share of the movies that a user rates, where that is 20 or more
+_MOST_USERS = 100_000
 _MOST_CELLS = 100_000_000  # users times movies; a draw takes about ten seconds for as many
 _MOST_FACTORS = 100
 _COUNT_SPREAD = 1.25  # standard deviation of the logarithm of a user's ratings beyond 19
@@ -63,7 +64,7 @@ def synthetic_ratings(
     Args:
         num_users: number of users; 6040 gives ML-1M's size together with 3706 movies.
         num_items: number of movies, from 20 to 20 for each user; users times movies are at most
-            a hundred million.
+            a hundred million, users a hundred thousand.
         seed: decides everything that is drawn.
         num_factors: rank of the taste, at most 100.
         median_ratings: ratings of the median user, from 20; by default an eighth of the
@@ -84,10 +85,12 @@ def synthetic_ratings(
         raise DataError(
             f"num_items is {num_items} for {num_users} users; give from 20 to {20 * num_users}."
         )
-    if num_users * num_items > _MOST_CELLS or num_factors > _MOST_FACTORS:
+    fits = num_users <= _MOST_USERS and num_users * num_items <= _MOST_CELLS
+    if not fits or num_factors > _MOST_FACTORS:
         raise DataError(
-            f"num_users={num_users}, num_items={num_items} and num_factors={num_factors} are too "
-            f"many; users times movies are at most {_MOST_CELLS:,}, factors {_MOST_FACTORS}."
+            f"num_users={shown(num_users)}, num_items={shown(num_items)} and num_factors="
+            f"{shown(num_factors)} are too many; draw at most {_MOST_USERS:,} users, "
+            f"{_MOST_CELLS:,} pairs of a user and a movie, and {_MOST_FACTORS} factors."
         )
     median = min(max(24, num_items // 8), 96)
     if median_ratings is not None:
