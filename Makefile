@@ -10,8 +10,8 @@ export STATEFUL_TFF_PROGRESS := 0
 export PYTHONPATH := $(CURDIR)/notebooks
 
 # A folder named from here is the same folder for a notebook, which runs elsewhere.
-ifneq ($(wildcard $(STATEFUL_TFF_DATA)),)
-export STATEFUL_TFF_DATA := $(abspath $(STATEFUL_TFF_DATA))
+ifneq ($(shell test -e "$(STATEFUL_TFF_DATA)" && echo yes),)
+export STATEFUL_TFF_DATA := $(shell realpath "$(STATEFUL_TFF_DATA)")
 endif
 
 .DEFAULT_GOAL := help
@@ -93,16 +93,13 @@ lock: .venv/lock  ## resolve requirements.in into requirements.txt
 	  --universal --python-version 3.10 --generate-hashes --upgrade --quiet \
 	  --custom-compile-command "make lock"
 
-# The environment: made when missing, made again when the lock is newer.
+# The environment: made when missing, made again when the lock says something else.
 .venv/lock: requirements.txt
 	@./environment.sh .venv
-	@touch $@
 
 # What the benchmarks compare with cannot live in one environment with TFF.
 .venv-bench/lock: experiments/benchmarks/requirements.txt .venv/lock
-	$(PYTHON) -m venv --clear .venv-bench
-	.venv-bench/bin/python -m pip install -qq -r experiments/benchmarks/requirements.txt
-	@touch $@
+	@./environment.sh .venv-bench experiments/benchmarks/requirements.txt
 
 .venv-fedjax/lock: experiments/benchmarks/requirements_fedjax.txt .venv/lock
 	$(PYTHON) -m venv --clear .venv-fedjax

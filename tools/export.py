@@ -30,14 +30,17 @@ KERNEL = {"display_name": "Python 3", "language": "python", "name": "python3"}
 CONFIG = ROOT / "_config.yml"
 SETUP_CELL = """\
 # @title Set-up, the same in every chapter
-REPOSITORY, COMMIT = "", "main"
+REPOSITORY, COMMIT, CHECKSUM = "", "main", ""
 try:
     from stateful_tff import session
 except ModuleNotFoundError:
     # This notebook is by itself, as in Colab: fetch what belongs to it.
-    import shutil
+    import hashlib
+    import io
+    import os
     import sys
     import urllib.request
+    import zipfile
     from pathlib import Path
 
     if not REPOSITORY:
@@ -46,15 +49,35 @@ except ModuleNotFoundError:
             "address to fetch it from is not set; open the notebook in a "
             "copy of the whole book, in its folder."
         ) from None
-    archive = f"{REPOSITORY}/archive/{COMMIT}.zip"
-    folder = Path.home() / ".cache/stateful_tff" / COMMIT
+    address = f"{REPOSITORY}/archive/{COMMIT}.zip"
     try:
-        file, _ = urllib.request.urlretrieve(archive)
-        shutil.unpack_archive(file, folder, "zip")
+        with urllib.request.urlopen(address, timeout=30) as answer:
+            archive = zipfile.ZipFile(io.BytesIO(answer.read()))
+    except Exception as error:
+        raise RuntimeError(
+            f"{address} cannot be fetched ({error}); check the network and "
+            "run this cell again."
+        ) from None
+    # The files themselves, since an archive is packed anew at any time.
+    digest = hashlib.sha256()
+    for name in sorted(archive.namelist()):
+        if not name.endswith(("/", ".ipynb")):
+            short = name.partition("/")[2].encode()
+            digest.update(short + archive.read(name))
+    if CHECKSUM not in ("", digest.hexdigest()):
+        raise RuntimeError(
+            f"{address} holds other files than this notebook was published "
+            "with; run this cell again, or open the notebook anew."
+        ) from None
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
+    folder = cache.absolute() / "stateful_tff" / COMMIT
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        archive.extractall(folder)
     except OSError as error:
         raise RuntimeError(
-            f"{archive} cannot be fetched ({error}); check the network and "
-            "run this cell again."
+            f"The book cannot be kept in {folder} ({error.strerror}); set "
+            "XDG_CACHE_HOME to a folder of your own and run this cell again."
         ) from None
     sys.path.insert(0, str(next(folder.glob("*/notebooks"))))
     from stateful_tff import session

@@ -139,7 +139,8 @@ class Repository:
             assert export.put_setup_cell(notebook)
             nbformat.write(notebook, path)
         export.CONFIG = before
-        repository.stamp(checkout, COMMIT)
+        files = [p.relative_to(checkout).as_posix() for p in checkout.rglob("*") if p.is_file()]
+        repository.stamp(checkout, COMMIT, repository.checksum(checkout, files))
         return checkout
 
     def _archive(self, name):

@@ -3,11 +3,14 @@
 Usage: python tools/repository.py [--set URL | --stamp COMMIT]
 `--set` writes the address into `_config.yml`, then into the copies; `make repository URL=…`
 also brings the set-up cells of the notebooks to it. `--stamp` lets the set-up cells fetch
-exactly one commit. Without an option, the copies are brought to what `_config.yml` says.
+exactly one commit, and check its files. Without an option, the copies are brought to what
+`_config.yml` says.
 """
 
+import hashlib
 import json
 import re
+import subprocess
 import sys
 from pathlib import Path
 
@@ -85,11 +88,36 @@ def stale(root: Path = ROOT) -> list[str]:
     ]
 
 
-def stamp(root: Path, commit: str) -> None:
-    """Lets the set-up cells fetch one commit in place of the newest."""
+def published(root: Path) -> list[str]:
+    """Returns the names of the files that git keeps below a folder."""
+    command = ["git", "ls-files", "-z"]
+    done = subprocess.run(command, cwd=root, check=True, capture_output=True, text=True)
+    return [name for name in done.stdout.split("\0") if name]
+
+
+def checksum(root: Path, names: list[str]) -> str:
+    """Returns the SHA-256 of files by name, as the set-up cell counts it: without notebooks."""
+    digest = hashlib.sha256()
+    for name in sorted(name for name in names if not name.endswith(".ipynb")):
+        digest.update(name.encode() + (root / name).read_bytes())
+    return digest.hexdigest()
+
+
+def stamp(root: Path, commit: str, digest: str) -> None:
+    """Lets the set-up cells fetch one commit in place of the newest, and no other files.
+
+    Args:
+        root: the folder of the book.
+        commit: its name.
+        digest: the `checksum` of its files.
+    """
     for path in chapters(root):
         text = path.read_text("utf-8")
-        text, count = re.subn(r'(REPOSITORY, COMMIT = .*?, \\")main\\"', rf'\g<1>{commit}\\"', text)
+        text, count = re.subn(
+            r'(REPOSITORY, COMMIT, CHECKSUM = .*?, \\")main(\\", \\")\\"',
+            rf'\g<1>{commit}\g<2>{digest}\\"',
+            text,
+        )
         if count != 1:
             raise ValueError(
                 f"{path} has {count} set-up cells to stamp; `make export` puts in one."
@@ -110,7 +138,7 @@ if __name__ == "__main__":
         case ["--set", url]:
             put(ROOT, checked(url))
         case ["--stamp", commit]:
-            stamp(ROOT, commit)
+            stamp(ROOT, commit, checksum(ROOT, published(ROOT)))
         case []:
             put(ROOT, address())
         case _:

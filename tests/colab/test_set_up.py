@@ -1,7 +1,9 @@
 """What the set-up cell does where it finds itself, and what it says when it cannot go on."""
 
 import os
+import re
 import shutil
+import socket
 import subprocess
 import sys
 import time
@@ -10,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from stateful_tff.colab import environment
+from stateful_tff.colab import environment, packages
 from tools import export
 from tools.play_colab import MEAN, UV, Session, text_of
 
@@ -108,6 +110,27 @@ def test_a_repository_that_cannot_be_reached_is_said(open_session, book):
         assert "refused" in sentence or reason in sentence
 
 
+def test_files_that_are_not_the_published_ones_are_not_run(open_session, book):
+    checksum = book.setup_cell.split('"')[5]
+    assert len(checksum) == 64
+    sentence = said(open_session("3.13"), book.setup_cell.replace(checksum, "0" * 64))
+    assert "holds other files than this notebook was published with" in sentence
+
+
+def test_a_server_that_stays_silent_is_given_up(open_session, book):
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        address = f"http://127.0.0.1:{silent.getsockname()[1]}/reader/book"
+        code = book.setup_cell.replace(book.address, address).replace("timeout=30", "timeout=1")
+        sentence = said(open_session("3.13"), code)
+    assert "cannot be fetched" in sentence and "timed out" in sentence
+
+
+def test_a_folder_that_cannot_be_written_is_said(open_session, book, tmp_path):
+    (tmp_path / "file").touch()
+    session = open_session("3.13", XDG_CACHE_HOME=str(tmp_path / "file"))
+    assert "set XDG_CACHE_HOME to a folder of your own" in said(session, book.setup_cell)
+
+
 @pytest.fixture
 def lock(tmp_path, monkeypatch):
     """A lock of one small package, and a cache that holds nothing."""
@@ -132,11 +155,126 @@ def failure(python=sys.executable):
 def test_a_package_with_another_hash_is_refused(lock):
     sentence = failure()
     assert "not, bit for bit," in sentence and "Hash mismatch for `six==1.16.0`" in sentence
-    lock.write_text(
-        TINY.replace("0" * 64, "8abb2f1d86890a2dfb989f9a77cfcfd3e47c2a354b01111771326f8aa26e0254")
-    )
+    lock.write_text(SIX)
     python = environment.make(sys.executable)  # the mend: nothing of the failure is in the way
     assert subprocess.run([python, "-c", "import six, pip"]).returncode == 0
+
+
+SIX = TINY.replace("0" * 64, "8abb2f1d86890a2dfb989f9a77cfcfd3e47c2a354b01111771326f8aa26e0254")
+
+
+def version_of_six(python):
+    ask = "from importlib.metadata import version; print(version('six'))"
+    return subprocess.run([python, "-c", ask], capture_output=True, text=True).stdout.strip()
+
+
+@pytest.mark.parametrize(
+    "harm",
+    [
+        "-m pip install -q six==1.15.0",
+        "-m pip uninstall -q -y six",
+        "-c 'import os, six; os.remove(six.__file__)'",
+        "-m pip install -q --force-reinstall --no-deps six==1.16.0",
+    ],
+)
+def test_a_spoiled_environment_is_made_again(lock, capsys, harm):
+    lock.write_text(SIX)
+    python = environment.make(sys.executable)
+    subprocess.run(f"{python} {harm}", shell=True, check=True)
+    capsys.readouterr()
+    assert environment.make(sys.executable) == python
+    assert "were changed; making their environment again" in capsys.readouterr().out
+    assert version_of_six(python) == "1.16.0"
+    assert subprocess.run([python, "-c", "import six"]).returncode == 0
+    environment.make(sys.executable)
+    assert capsys.readouterr().out == ""
+
+
+def test_what_is_added_does_not_spoil_and_what_cells_install_keeps_to_the_lock(lock, capsys):
+    lock.write_text(SIX)
+    python = environment.make(sys.executable)
+    install = [python, "-m", "pip", "install", "-q"]
+    env = environment.bridge.environment_of(python)
+    done = subprocess.run([*install, "six==1.15.0"], env=env, capture_output=True)
+    assert done.returncode != 0 and version_of_six(python) == "1.16.0"
+    folder = next(python.parents[1].glob("lib/python3.*/site-packages"))
+    (folder / "own-1.dist-info").mkdir()
+    (folder / "own-1.dist-info" / "RECORD").touch()
+    capsys.readouterr()
+    environment.make(sys.executable)
+    assert capsys.readouterr().out == ""
+
+
+def test_packages_are_not_taken_from_under_a_running_notebook(lock):
+    lock.write_text(SIX)
+    python = environment.make(sys.executable)
+    subprocess.run([python, "-m", "pip", "uninstall", "-q", "-y", "six"], check=True)
+    running = subprocess.Popen([python, "-c", "input()"], stdin=subprocess.PIPE)
+    try:
+        assert "a notebook still runs with them; end its session" in failure()
+    finally:
+        running.kill()
+        running.wait()
+    environment.make(sys.executable)
+    assert version_of_six(python) == "1.16.0"
+
+
+def test_a_readers_own_settings_of_uv_say_only_where_packages_come_from(lock, monkeypatch):
+    lock.write_text(SIX)
+    own = lock.parent / "config" / "uv"
+    own.mkdir(parents=True)
+    (own / "uv.toml").write_text(
+        f'link-mode = "symlink"\noffline = false\n[pip]\ntarget = "{lock.parent}/elsewhere"\n'
+        '[[index]]\nurl = "https://index.example/simple"\ndefault = true\n'
+    )
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(lock.parent / "config"))
+    for name in ("UV_INDEX_URL", "UV_DEFAULT_INDEX"):
+        monkeypatch.delenv(name, raising=False)
+    seen = packages.environment_for_uv()
+    assert seen["UV_INDEX_URL"] == "https://index.example/simple" and seen["UV_NO_CONFIG"] == "1"
+    assert seen["UV_OFFLINE"] == "false"
+    (own / "uv.toml").write_text(f'[pip]\ntarget = "{lock.parent}/elsewhere"\n')
+    assert version_of_six(environment.make(sys.executable)) == "1.16.0"
+    assert not (lock.parent / "elsewhere").exists()
+
+
+def test_packages_that_went_elsewhere_are_missed(lock, monkeypatch):
+    lock.write_text(SIX)
+    monkeypatch.setattr(environment.packages, "missing", lambda *_: ["six"])
+    assert "but six is not in" in failure()
+
+
+@pytest.mark.parametrize("cache", ["relative/cache", "~/cache"])
+def test_the_cache_may_be_named_in_any_way(lock, monkeypatch, cache):
+    lock.write_text(SIX)
+    monkeypatch.chdir(lock.parent)
+    monkeypatch.setenv("HOME", str(lock.parent / "home"))
+    monkeypatch.setenv("XDG_CACHE_HOME", cache)
+    python = environment.make(sys.executable)
+    assert python.is_absolute() and python.is_relative_to(lock.parent)
+    assert version_of_six(python) == "1.16.0"
+
+
+def test_another_users_cache_is_not_run_and_ones_own_is_closed_to_others(lock, monkeypatch):
+    lock.write_text(SIX)
+    place = lock.parent / "cache" / "stateful_tff"
+    place.mkdir(parents=True, mode=0o777)
+    place.chmod(0o777)
+    environment.make(sys.executable)
+    assert place.stat().st_mode & 0o777 == 0o755
+    monkeypatch.setattr(environment.os, "getuid", lambda: place.stat().st_uid + 1)
+    assert "belongs to another user" in failure()
+
+
+def test_passwords_in_addresses_are_not_shown(lock, monkeypatch, capsys):
+    for name in ("UV_DEFAULT_INDEX", "UV_INDEX_URL"):
+        monkeypatch.setenv(name, "http://me:secret@127.0.0.1:9/simple")
+    monkeypatch.setenv("UV_HTTP_RETRIES", "0")
+    monkeypatch.setenv("UV_CACHE_DIR", str(lock.parent / "empty"))
+    assert "secret" not in failure() + capsys.readouterr().out
+    said = "at https://me:sec@ret@host/simple, `http://token@host`, for me@host.example"
+    shown = "at https://…@host/simple, `http://…@host`, for me@host.example"
+    assert packages.without_secrets(said) == shown
 
 
 def test_no_network(lock, monkeypatch):
@@ -192,6 +330,10 @@ def test_no_uv_but_pip(lock, monkeypatch):
     monkeypatch.setenv("PATH", str(lock.parent))
     (lock.parent / "cache" / "stateful_tff").mkdir(parents=True)
     uv = environment._find_uv()
+    pinned = re.search(r"(?m)^uv==(\S+)", packages.LOCK.read_text())[1]
+    assert (
+        subprocess.run([uv, "--version"], capture_output=True).stdout.split()[1] == pinned.encode()
+    )
     assert Path(uv).is_relative_to(lock.parent) and uv == environment._find_uv()
     assert subprocess.run([uv, "--version"]).returncode == 0
 

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import stat
 import subprocess
 from pathlib import Path
@@ -15,6 +16,22 @@ UNFIT = "#!/bin/sh\nexit 1\n"
 PLAYED = '#!/bin/sh\necho "$@" >> "{log}"\ncase "$*" in *"{fails}"*) exit 1;; esac\n'
 
 
+TOOLS = (
+    "sh",
+    "dirname",
+    "rm",
+    "mv",
+    "mkdir",
+    "cp",
+    "cat",
+    "cmp",
+    "touch",
+    "uname",
+    "grep",
+    "sleep",
+)
+
+
 @pytest.fixture
 def stage(tmp_path):
     """A copy of the script with a PATH of its own, on which every Python is unfit."""
@@ -22,7 +39,7 @@ def stage(tmp_path):
         shutil.copy(ROOT / name, tmp_path)
     programs = tmp_path / "bin"
     programs.mkdir()
-    for tool in ("sh", "dirname", "rm", "mkdir", "cp", "cat"):
+    for tool in TOOLS:
         (programs / tool).symlink_to(shutil.which(tool))
     for python in ("python3", "python3.11", "python3.10"):
         write(programs / python, UNFIT)
@@ -68,16 +85,105 @@ def test_uv_supplies_a_python_where_there_is_none(stage):
     done = run(stage)
     assert done.returncode == 0, done.stderr
     asked, installed, kernel = (stage / "log").read_text().splitlines()
-    assert asked == "uv venv --quiet --clear --seed --python 3.11 .venv"
+    assert asked == "uv venv --quiet --seed --python 3.11 .venv"
     assert "--no-deps --require-hashes -r requirements.txt" in installed
     assert "ipykernel install --sys-prefix --name python3" in kernel
+
+
+def test_a_uv_that_fails_is_not_said_to_be_missing(stage):
+    write(stage / "bin" / "uv", "#!/bin/sh\nexit 2\n")
+    done = run(stage)
+    assert done.returncode == 1 and "uv could not supply Python 3.11" in done.stderr
+    assert "install uv" not in done.stderr
 
 
 def test_a_failed_installation_leaves_nothing_and_says_so(stage):
     add_uv(stage, fails="-m pip")
     done = run(stage)
     assert done.returncode == 1 and "could not be installed" in done.stderr
-    assert not (stage / ".venv").exists()
+    assert "Nothing is left behind." in done.stderr and not (stage / ".venv").exists()
+
+
+def test_another_system_is_told_before_anything_is_made(stage):
+    add_uv(stage)
+    (stage / "bin" / "uname").unlink()
+    write(stage / "bin" / "uname", "#!/bin/sh\necho Darwin arm64\n")
+    done = run(stage)
+    assert done.returncode == 1 and "this is Darwin arm64" in done.stderr
+    assert not (stage / ".venv").exists() and not (stage / "log").exists()
+
+
+@pytest.fixture
+def older(stage):
+    """An environment that was made from an older lock, by this script."""
+    (stage / ".venv").mkdir()
+    (stage / ".venv" / "lock").write_text("an older lock")
+    (stage / ".venv" / "mine").write_text("kept")
+    return stage / ".venv"
+
+
+@pytest.mark.parametrize("fails", ["-m pip", "ipykernel install"])
+def test_without_a_network_the_environment_that_was_there_stays(stage, older, fails):
+    add_uv(stage, fails=fails)
+    done = run(stage)
+    assert done.returncode == 1 and "is as it was" in done.stderr
+    assert (older / "mine").read_text() == "kept" and not (stage / ".venv.before").exists()
+
+
+def test_an_interrupt_brings_the_old_environment_back(stage, older):
+    add_uv(stage)
+    (stage / "played").write_text(f'#!/bin/sh\n: > "{stage}/started"\nsleep 30\n')
+    process = subprocess.Popen(
+        ["sh", "./environment.sh", ".venv"],
+        cwd=stage,
+        env={"PATH": str(stage / "bin")},
+        start_new_session=True,
+    )
+    while not (stage / "started").exists():
+        assert process.poll() is None
+    os.killpg(process.pid, signal.SIGINT)
+    assert process.wait(timeout=20) == 130
+    assert (older / "mine").read_text() == "kept" and not (stage / ".venv.before").exists()
+
+
+def test_a_kill_is_repaired_by_the_next_run(stage, older):
+    add_uv(stage, fails="-m pip")
+    older.rename(stage / ".venv.before")
+    (stage / ".venv").mkdir()
+    (stage / ".venv" / "unfinished").touch()
+    assert run(stage).returncode == 1
+    assert (stage / ".venv" / "mine").read_text() == "kept"
+
+
+def test_a_new_environment_takes_the_place_of_an_older_one(stage, older):
+    add_uv(stage)
+    assert run(stage).returncode == 0
+    assert (older / "lock").read_text() == (ROOT / "requirements.txt").read_text()
+    assert not (older / "mine").exists() and not (stage / ".venv.before").exists()
+    log = (stage / "log").read_text()
+    os.utime(stage / "requirements.txt")
+    assert run(stage).returncode == 0 and (stage / "log").read_text() == log
+    assert (older / "lock").stat().st_mtime >= (stage / "requirements.txt").stat().st_mtime
+
+
+def test_an_environment_made_by_hand_is_kept_beside_the_new_one(stage, older):
+    add_uv(stage)
+    (older / "lock").unlink()
+    assert "it is now .venv.before" in run(stage).stdout
+    assert (stage / ".venv.before" / "mine").read_text() == "kept"
+
+
+@pytest.mark.parametrize("works", [True, False])
+def test_a_link_and_what_it_leads_to_are_left_alone(stage, older, works):
+    add_uv(stage, fails="nothing" if works else "-m pip")
+    older.rename(stage / "shared")
+    older.symlink_to(stage / "shared")
+    done = run(stage)
+    assert done.returncode == 1 and ".venv is a link" in done.stderr
+    assert older.is_symlink() and (older / "mine").read_text() == "kept"
+    shutil.copy(stage / "requirements.txt", stage / "shared" / "lock")
+    assert run(stage).returncode == 0
+    assert not (stage / "log").exists()
 
 
 def test_the_lock_is_exact_and_hashed_and_holds_what_is_asked_for():

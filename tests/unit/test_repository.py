@@ -44,7 +44,7 @@ def test_no_copy_of_the_address_differs():
     for path in repository.chapters(ROOT):
         cells = [cell.source for cell in nbformat.read(path, as_version=4).cells]
         assert cells.count(export.setup_cell()) == 1, path.name
-        assert f'REPOSITORY, COMMIT = "{url}", "main"\n' in export.setup_cell()
+        assert f'REPOSITORY, COMMIT, CHECKSUM = "{url}", "main", ""\n' in export.setup_cell()
 
 
 def test_every_copy_is_set_and_found_when_it_differs(copy):
@@ -74,13 +74,28 @@ def test_the_readme_has_one_badge_per_chapter_with_the_right_path(copy):
 def test_notebooks_are_stamped_with_a_commit_and_change_in_nothing_else(copy):
     set_address(copy, URL)
     before = [path.read_text() for path in repository.chapters(copy)]
-    repository.stamp(copy, "c0ffee")
+    repository.stamp(copy, "c0ffee", "abc")
     for path, text in zip(repository.chapters(copy), before, strict=True):
         old, new = text.split("\n"), path.read_text().split("\n")
         changed = [b for a, b in zip(old, new, strict=True) if a != b]
-        assert changed == [rf'    "REPOSITORY, COMMIT = \"{URL}\", \"c0ffee\"\n",']
+        assert changed == [
+            rf'    "REPOSITORY, COMMIT, CHECKSUM = \"{URL}\", \"c0ffee\", \"abc\"\n",'
+        ]
     with pytest.raises(ValueError, match="make export"):
-        repository.stamp(copy, "again")
+        repository.stamp(copy, "again", "def")
+
+
+def test_the_checksum_is_of_all_files_but_the_notebooks(tmp_path):
+    names = ["b.py", "a/c.txt", "n.ipynb"]
+    (tmp_path / "a").mkdir()
+    for name in names:
+        (tmp_path / name).write_text("1")
+    first = repository.checksum(tmp_path, names)
+    (tmp_path / "n.ipynb").write_text("2")
+    assert repository.checksum(tmp_path, names[::-1]) == first
+    (tmp_path / "b.py").write_text("2")
+    assert repository.checksum(tmp_path, names) != first
+    assert "notebooks/stateful_tff/session.py" in repository.published(ROOT)
 
 
 @pytest.mark.parametrize("given", [URL, URL + "/", f" {URL}.git"])

@@ -61,6 +61,10 @@ def environment_of(python: Path) -> dict[str, str]:
     """
     misleading = ("PYTHONHOME", "PYTHONUSERBASE", "UV_SYSTEM_PYTHON", "JPY_SESSION_NAME")
     kept = {name: value for name, value in os.environ.items() if name not in misleading}
+    constraints = python.parents[1] / "constraints.txt"
+    if constraints.is_file():  # what a cell installs must not replace what TFF needs
+        for name in ("PIP_CONSTRAINT", "UV_CONSTRAINT"):
+            kept[name] = f"{kept.get(name, '')} {constraints}".strip()
     return kept | {
         "PATH": f"{python.parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}",
         "VIRTUAL_ENV": str(python.parents[1]),

@@ -24,18 +24,14 @@ import time
 from importlib import metadata
 from pathlib import Path
 
-from . import bridge
+from . import bridge, packages
 
-LOCK = Path(__file__).resolve().parents[3] / "requirements.txt"
+LOCK = packages.LOCK
 TFF_VERSION = "0.87.0"
 PYTHONS = ((3, 10), (3, 11))
 ANY_OF_THEM = ">=3.10,<3.12"  # the same, in uv's words
 NEEDED_GB = 4
-# What others set for their own installations would change ours.
-NOT_FOR_UV = {
-    *("UV_SYSTEM_PYTHON", "UV_PYTHON", "UV_CONSTRAINT", "UV_BUILD_CONSTRAINT", "UV_OVERRIDE"),
-    *("UV_EXCLUDE_NEWER", "UV_PRERELEASE", "VIRTUAL_ENV", "PYTHONPATH", "PYTHONHOME"),
-}
+CONSTRAINTS = "constraints.txt"  # beside the packages: what `%pip` has to keep to
 AGAIN = "run this cell again"
 # What uv says, and what that means for the reader; `…` stands for uv's own words.
 TROUBLES = {
@@ -122,24 +118,67 @@ def make(python: str) -> Path:
     interpreter, complete = place / "bin" / "python", place / "complete"
     with _one_at_a_time(place):
         if not (complete.exists() and interpreter.exists()):
-            _check_space(place.parent)
             print(
                 f"TFF {TFF_VERSION} is not in this Python {platform.python_version()}. Making an "
                 "environment for it takes a minute or two, once.",
                 flush=True,
             )
-            uv = _find_uv()
-            _run([uv, "venv", "--clear", "--seed", "--python", python, str(place)])
-            _run(
-                [uv, "pip", "install", "--python", str(interpreter)]
-                + ["--no-deps", "--require-hashes", "-r", str(LOCK)]
+        elif complete.read_text("utf-8") == packages.contents(place, LOCK):
+            return interpreter
+        elif packages.is_in_use(interpreter):
+            raise SetUpError(
+                f"The packages in {place} were changed, as `%pip install` can do, and a notebook "
+                f"still runs with them; end its session and {AGAIN}."
             )
-            complete.touch()
+        else:
+            print("The packages for TFF were changed; making their environment again.", flush=True)
+        _check_space(place.parent)
+        uv = _find_uv()
+        complete.unlink(missing_ok=True)
+        _run([uv, "venv", "--clear", "--seed", "--python", python, str(place)])
+        _run(
+            [uv, "pip", "install", "--python", str(interpreter)]
+            + ["--no-deps", "--require-hashes", "-r", str(LOCK)]
+        )
+        lacking = packages.missing(place, LOCK)
+        if lacking:
+            raise SetUpError(
+                f"uv reports success, but {lacking[0]} is not in {place}: a setting of uv on this "
+                f"machine sends packages elsewhere; remove it and {AGAIN}."
+            )
+        lines = packages.locked(LOCK)
+        (place / CONSTRAINTS).write_text("".join(f"{line}\n" for line in lines), "utf-8")
+        complete.write_text(packages.contents(place, LOCK), "utf-8")
     return interpreter
 
 
 def _cache() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "stateful_tff"
+    """Returns the folder of the environments.
+
+    Raises:
+        SetUpError: if it cannot be made, or is another user's.
+    """
+    named = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    place = Path(named).expanduser().absolute() / "stateful_tff"
+    try:
+        place.mkdir(mode=0o700, parents=True, exist_ok=True)
+        status = place.stat()
+        if status.st_uid != os.getuid():
+            raise SetUpError(
+                f"{place} belongs to another user, whose programs are not run in your name; set "
+                f"XDG_CACHE_HOME to a folder of your own, and {AGAIN}."
+            )
+        place.chmod(status.st_mode & ~0o022)
+    except OSError as error:
+        raise _no_cache(place, error) from None
+    return place
+
+
+def _no_cache(place: Path, error: OSError) -> SetUpError:
+    return SetUpError(
+        f"The environment for TFF cannot be made in {place} ({error.strerror}); set "
+        f"XDG_CACHE_HOME to a folder that you may write to, and {AGAIN}."
+    )
 
 
 @contextlib.contextmanager
@@ -148,13 +187,9 @@ def _one_at_a_time(place: Path):
     import fcntl
 
     try:
-        place.parent.mkdir(parents=True, exist_ok=True)
         file = open(place.with_suffix(".lock"), "w")
     except OSError as error:
-        raise SetUpError(
-            f"The environment for TFF cannot be made in {place.parent} ({error.strerror}); set "
-            f"XDG_CACHE_HOME to a folder that you may write to, and {AGAIN}."
-        ) from None
+        raise _no_cache(place.parent, error) from None
     with file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
@@ -171,12 +206,16 @@ def _check_space(folder: Path) -> None:
 
 
 def _find_uv() -> str:
-    """Returns the path of uv, which pip installs beside the environments if need be."""
+    """Returns the path of uv; if need be, pip installs the one of the lock beside environments."""
     own = _cache() / "uv"
     found = shutil.which("uv", path=f"{os.environ.get('PATH', '')}{os.pathsep}{own / 'bin'}")
     if found is None:
-        found = str(own / "bin" / "uv")
-        _run([sys.executable, "-m", "pip", "install", "-q", "--target", str(own), "uv"])
+        found, wanted = str(own / "bin" / "uv"), own.with_suffix(".txt")
+        wanted.write_text(packages.pinned("uv"), "utf-8")
+        _run(
+            [sys.executable, "-m", "pip", "install", "-q", "--target", str(own)]
+            + ["--no-deps", "--require-hashes", "-r", str(wanted)]
+        )
     return found
 
 
@@ -186,14 +225,15 @@ def _run(command: list[str]) -> None:
     with subprocess.Popen(
         command,
         cwd=_cache(),
-        env={name: value for name, value in os.environ.items() if name not in NOT_FOR_UV},
+        env=packages.environment_for_uv(),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
         errors="replace",
     ) as process:
-        reader = threading.Thread(target=lambda: lines.extend(process.stdout), daemon=True)
+        said = map(packages.without_secrets, process.stdout)
+        reader = threading.Thread(target=lambda: lines.extend(said), daemon=True)
         reader.start()
         try:
             while reader.is_alive():
