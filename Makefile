@@ -88,10 +88,13 @@ results: .venv/lock  ## repeat the long runs on MovieLens-1M; writes experiments
 doctor: .venv/lock  ## print the versions that matter and run one federated mean
 	@$(PYTHON) -c "from stateful_tff import session; session.doctor()"
 
-lock: .venv/lock  ## resolve requirements.in into requirements.txt
+lock: .venv/lock  ## resolve requirements.in into requirements.txt, here and for the benchmarks
 	.venv/bin/uv pip compile requirements.in --override overrides.txt --output-file requirements.txt \
 	  --universal --python-version 3.10 --generate-hashes --upgrade --quiet \
 	  --custom-compile-command "make lock"
+	.venv/bin/uv pip compile experiments/benchmarks/requirements.in \
+	  --output-file experiments/benchmarks/requirements.txt --universal --python-version 3.11 \
+	  --generate-hashes --upgrade --quiet --custom-compile-command "make lock"
 
 # The environment: made when missing, made again when the lock says something else.
 .venv/lock: requirements.txt

@@ -16,6 +16,7 @@ import os
 import signal
 import sys
 import threading
+import weakref
 from pathlib import Path
 
 WORKER_NAME = "worker_binary"
@@ -29,7 +30,9 @@ FORKED = (
 )
 
 _shared = None  # the `Shared` context of this process, once TFF is imported
-_state = {"forked": False, "used": False}
+_state = {"forked": False, "used": False, "gone": 0}
+_compiled = {}  # by the id of a computation that lives
+MOST_GONE = 4  # compiled computations that a worker may hold in vain
 
 
 def keep_local_calls_local() -> None:
@@ -78,6 +81,32 @@ def note_use() -> None:
     _state["used"] = True
 
 
+def compiled(computation):
+    """Compiles a computation of TFF for a worker, once while it lives.
+
+    TFF's own cache keeps the last 128, however long they are gone.
+    """
+    import tensorflow_federated as tff
+
+    key = id(computation)
+    if key not in _compiled:
+        made = tff.backends.native.desugar_and_transform_to_native(computation)
+        # Compiling forgets which containers the result comes in.
+        _compiled[key] = type(computation).with_type(made, computation.type_signature)
+        weakref.finalize(computation, _forget, key).atexit = False
+    return _compiled[key]
+
+
+def _forget(key: int) -> None:
+    _compiled.pop(key, None)
+    _state["gone"] += 1
+
+
+def gone() -> int:
+    """Returns how many compiled computations have ceased to be; workers may still hold them."""
+    return _state["gone"]
+
+
 def reset() -> None:
     """Gives TFF's local runtime up; the next computation starts a new one."""
     if _shared is not None:
@@ -101,55 +130,83 @@ def _share() -> None:
     global _shared
     import tensorflow_federated as tff
 
+    class Executors(tff.framework.ExecutorFactory):
+        """TFF's own, which also let go of what the worker holds of computations that are gone."""
+
+        def __init__(self):
+            self._factory, self._used, self._gone = (
+                tff.framework.local_cpp_executor_factory(),
+                {},
+                0,
+            )
+
+        def create_executor(self, cardinalities):
+            executor = self._factory.create_executor(cardinalities)
+            self._used[tuple(cardinalities.items())] = cardinalities
+            return executor
+
+        def clean_up_executor(self, cardinalities):
+            self._factory.clean_up_executor(cardinalities)
+
+        def tidy(self):
+            if gone() - self._gone >= MOST_GONE:
+                self._gone = gone()
+                while self._used:
+                    self._factory.clean_up_executor(self._used.popitem()[1])
+
     class Shared(tff.framework.SyncContext):
         """TFF's local runtime, for one computation at a time, from whichever thread."""
 
         def __init__(self):
-            self._lock, self._ended, self._loop, self._context = (
-                threading.RLock(),
-                False,
-                None,
-                None,
-            )
+            self._lock, self._ended = threading.RLock(), False
+            self._loop = self._context = self._executors = None
 
         @property
         def executor_factory(self):
-            return self._started().executor_factory
+            self._start()
+            return self._executors
 
         def invoke(self, comp, arg):
             check_process()
             with self._lock:
-                work = self._started().invoke(comp, arg)
+                self._start()
+                work = self._context.invoke(compiled(comp), arg)
                 future = asyncio.run_coroutine_threadsafe(work, self._loop)
                 try:
-                    return future.result()
+                    result = future.result()
                 except KeyboardInterrupt:
                     # Jupyter interrupts the worker as well, and the loop would wait for it.
                     self.renew()
                     for worker in _workers(os.getpid()):
                         os.kill(worker, signal.SIGKILL)
                     raise
+                self._executors.tidy()
+                return result
 
-        def _started(self):
-            """TFF's asynchronous context, and a loop for it in a thread: its own never ends."""
+        def _start(self):
+            """Makes TFF's asynchronous context, and a loop in a thread: TFF's own never ends."""
             if self._ended:
                 raise RuntimeError("Python is shutting down; no computation can start now.")
             if self._context is None:
                 note_use()
-                self._context = tff.backends.native.create_async_local_cpp_execution_context()
+                self._executors = Executors()
+                self._context = tff.framework.AsyncExecutionContext(
+                    self._executors,
+                    transform_args=tff.tensorflow.transform_args,
+                    transform_result=tff.tensorflow.transform_result,
+                )
                 self._loop = asyncio.new_event_loop()
                 threading.Thread(target=_run_until_stopped, args=[self._loop], daemon=True).start()
-            return self._context
 
         def renew(self, ended=False):
             if self._loop is not None:
                 self._loop.call_soon_threadsafe(self._loop.stop)
-            self._loop = self._context = None
+            self._loop = self._context = self._executors = None
             self._ended |= ended
 
         def after_fork(self):
             # TFF ends its worker when a context goes; this one's worker is the parent's.
-            for context in {self._context, stack.current} - {None, self}:
+            for context in {self._context, self._executors, stack.current} - {None, self}:
                 ctypes.pythonapi.Py_IncRef(ctypes.py_object(context))
             self.__init__()
             stack.set_default_context(self)

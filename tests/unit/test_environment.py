@@ -1,6 +1,7 @@
 """How `environment.sh` finds a Python, and what it says when it cannot. Nothing is installed."""
 
 import os
+import re
 import shutil
 import signal
 import stat
@@ -9,6 +10,8 @@ from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
+
+from stateful_tff.colab import packages
 
 ROOT = Path(__file__).parents[2]
 UNFIT = "#!/bin/sh\nexit 1\n"
@@ -186,15 +189,29 @@ def test_a_link_and_what_it_leads_to_are_left_alone(stage, older, works):
     assert not (stage / "log").exists()
 
 
-def test_the_lock_is_exact_and_hashed_and_holds_what_is_asked_for():
-    lock = (ROOT / "requirements.txt").read_text()
+@pytest.mark.parametrize("place", ["", "experiments/benchmarks"])
+def test_the_lock_is_exact_and_hashed_and_holds_what_is_asked_for(place):
+    lock = (ROOT / place / "requirements.txt").read_text()
     entries = [line for line in lock.splitlines() if line and line[0] not in "# "]
     assert entries and all("==" in entry and entry.endswith("\\") for entry in entries)
     assert lock.count("--hash=sha256:") > len(entries)
     locked = {entry.split("==")[0] for entry in entries}
-    for line in (ROOT / "requirements.in").read_text().splitlines():
+    for line in (ROOT / place / "requirements.in").read_text().splitlines():
         request, _, reason = line.partition("#")
         if request.strip():
             name = Requirement(request).name
             assert name in locked, name
             assert reason.strip(), f"{name} has no reason"
+
+
+def test_workflows_take_actions_by_commit_and_what_colab_installs_has_a_hash():
+    used = [
+        line.partition("uses:")[2].split("#")[0].strip()
+        for path in (ROOT / ".github" / "workflows").glob("*.yml")
+        for line in path.read_text().splitlines()
+        if "uses:" in line
+    ]
+    assert used and all(re.fullmatch(r"[\w./-]+@[0-9a-f]{40}", name) for name in used)
+    pinned = packages.pinned("uv")
+    assert re.match(r"uv==[\d.]+ ", pinned) and "--hash=sha256:" in pinned
+    assert pinned.count("==") == 1

@@ -4,7 +4,6 @@ Knows nothing of rounds, of other workers or of stores.
 """
 
 import asyncio
-import functools
 import os
 import subprocess
 import time
@@ -14,12 +13,10 @@ from concurrent import futures
 import portpicker
 import tensorflow_federated as tff
 
+from .. import runtime
 from .channel import Call, Channel, Limits
 
 WORKER_PROGRAM = os.path.join(os.path.dirname(tff.__file__), "data", "worker_binary")
-
-# Compiles for a worker, once for all of them.
-compiled = functools.lru_cache(tff.backends.native.desugar_and_transform_to_native)
 
 
 def launch(port: int, core: int | None = None) -> subprocess.Popen:
@@ -54,7 +51,7 @@ class Executors(tff.framework.ExecutorFactory):
 
     def __init__(self):
         """Starts without any."""
-        self._stub, self._made = None, {}
+        self._stub, self._made, self._gone = None, {}, 0
 
     def use(self, channel: Channel) -> None:
         """From now on, executors are made on this channel."""
@@ -76,6 +73,12 @@ class Executors(tff.framework.ExecutorFactory):
         executor = self._made.pop(cardinalities.get(tff.CLIENTS, 0), None)
         if executor:
             executor.close()
+
+    def tidy(self) -> None:
+        """Lets go of all where a worker may hold computations that are gone."""
+        if runtime.gone() - self._gone >= runtime.MOST_GONE:
+            self._gone = runtime.gone()
+            self.let_go()
 
     def let_go(self) -> None:
         """Lets go of all."""
@@ -114,7 +117,6 @@ class Worker:
         self.channel, self._executors, self.traffic = None, Executors(), deque(maxlen=10_000)
         self.context = tff.framework.AsyncExecutionContext(
             self._executors,
-            compiler_fn=compiled,
             transform_args=tff.tensorflow.transform_args,
             transform_result=tff.tensorflow.transform_result,
         )
@@ -157,7 +159,8 @@ class Worker:
         start, loop = time.perf_counter(), asyncio.new_event_loop()
         try:
             with tff.framework.get_context_stack().install(_Here(self.context, loop)):
-                return computation(*arguments)
+                self._executors.tidy()
+                return runtime.compiled(computation)(*arguments)
         finally:
             loop.close()
             self.traffic.append(Call("Run", start, time.perf_counter() - start, 0, 0))

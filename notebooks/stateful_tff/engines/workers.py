@@ -21,7 +21,7 @@ from .channel import Limits, WorkerLost
 from .in_process import GraphFunction, flatten, number_of_parts, unflatten
 from .packing import cut
 from .round import FederatedProcess, RoundFunctions
-from .worker import Worker, compiled
+from .worker import Worker
 
 TRIES = 3  # work that loses every worker it is given to is itself at fault
 
@@ -264,7 +264,7 @@ class OverWorkers:
             GraphFunction, (functions.initialize, functions.message, functions.finish)
         )
         self.work = work_of_a_part(functions)
-        compiled(self.work)  # once here, and not in the thread of each worker
+        runtime.compiled(self.work)  # once here, and not in the thread of each worker
         signature = functions.client_work.type_signature
         self._sums_type = signature.result[0]
         self._is_stacked = len(signature.parameter[1].index.shape) == 1
