@@ -128,22 +128,36 @@ def _run_until_stopped(loop) -> None:
 def _share() -> None:
     """Gives every thread of this process the runtime that TFF gives to the main thread."""
     global _shared
+    import grpc
     import tensorflow_federated as tff
 
     class Executors(tff.framework.ExecutorFactory):
         """TFF's own, which also let go of what the worker holds of computations that are gone."""
 
         def __init__(self):
-            self._factory, self._used, self._gone = (
-                tff.framework.local_cpp_executor_factory(),
-                {},
-                0,
-            )
+            self._factory = tff.framework.local_cpp_executor_factory()
+            self._channel, self._used, self._gone = None, {}, 0
 
         def create_executor(self, cardinalities):
-            executor = self._factory.create_executor(cardinalities)
+            # A channel to a worker that has ended is watched by a thread until it is closed, and
+            # TFF closes none; it makes a new one in here.
+            make = grpc.insecure_channel
+            grpc.insecure_channel = lambda *args, **options: self._use(make(*args, **options))
+            try:
+                executor = self._factory.create_executor(cardinalities)
+            finally:
+                grpc.insecure_channel = make
             self._used[tuple(cardinalities.items())] = cardinalities
             return executor
+
+        def _use(self, channel):
+            self.close()
+            self._channel = channel
+            return channel
+
+        def close(self):
+            if self._channel is not None:
+                self._channel.close()
 
         def clean_up_executor(self, cardinalities):
             self._factory.clean_up_executor(cardinalities)
@@ -200,6 +214,7 @@ def _share() -> None:
 
         def renew(self, ended=False):
             if self._loop is not None:
+                self._executors.close()
                 self._loop.call_soon_threadsafe(self._loop.stop)
             self._loop = self._context = self._executors = None
             self._ended |= ended
