@@ -240,11 +240,16 @@ def _share() -> None:
 class _WhenImported(importlib.abc.MetaPathFinder):
     """Calls `_share` as soon as TFF has been imported."""
 
+    _is_asking = False
+
     def find_spec(self, name, path=None, target=None):
-        if name != TFF:
+        if name != TFF or self._is_asking:
             return None
-        sys.meta_path.remove(self)
-        spec = importlib.util.find_spec(name)
+        self._is_asking = True
+        try:
+            spec = importlib.util.find_spec(name)  # from the other finders
+        finally:
+            self._is_asking = False
         if spec is not None and spec.loader is not None:
             execute = spec.loader.exec_module
 

@@ -17,7 +17,9 @@ PROXIES = {"http_proxy", "https_proxy", "grpc_proxy", "no_proxy", "NO_PROXY", "n
 ENVIRONMENT = {k: v for k, v in os.environ.items() if k not in PROXIES | {"HTTP_PROXY"}}
 MEAN = """
 import os, sys, time
+import importlib.util
 import stateful_tff
+assert importlib.util.find_spec("tensorflow_federated")  # to look is not to import
 from stateful_tff import session
 import numpy as np
 import tensorflow_federated as tff
