@@ -73,7 +73,7 @@ class Layout:
         parts = parts if stacked else [part[None] for part in parts]
         for (name, kind), part in zip(self.kinds.items(), parts, strict=True):
             found = _kind(part.dtype, part.shape[1:])
-            if found != kind or len(part) != len(parts[0]):
+            if found != kind or not part.shape[:1] == parts[0].shape[:1] != ():
                 raise ValueError(
                     f"{name} of the state of {owner} is {found}; the store keeps {kind}, so it is "
                     "of another model."
