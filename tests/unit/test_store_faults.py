@@ -130,7 +130,7 @@ def test_after_a_lost_connection_the_lock_is_taken_before_anything_else(postgres
         store.commit(round_of(3, [1]))
 
 
-def test_whoever_opened_a_run_last_writes_it(postgres_url):
+def test_the_driver_that_opened_a_run_last_writes_it(postgres_url):
     first = open_store(postgres_url)
     first.commit(round_of(1, [1]))
     end_connections(postgres_url)
@@ -519,7 +519,7 @@ def test_a_file_system_without_locks_is_named(tmp_path, monkeypatch, code):
 
 @pytest.mark.parametrize("name", ["", None, 5, "a\0b", "a\nb", "\ud800", b"run"])
 def test_the_name_of_a_run_is_a_text_on_one_line(tmp_path, name):
-    with pytest.raises(TypeError, match="The name of a run is a text"):
+    with pytest.raises(TypeError, match="name is a text of letters on one line"):
         open_store(tmp_path / "run.sqlite", name=name)
 
 

@@ -313,7 +313,7 @@ class Run:
         doing = f"Copying to {path} from"
         with explained(doing, self.database.where), written_whole(Path(path)) as new:
             self.database.outside(doing, "VACUUM INTO ?", str(new))
-            sessions.begin_anew_in(new)
+            sessions.become_a_copy(new)
 
 
 atexit.register(Run.close_all)

@@ -85,7 +85,7 @@ def end(connection: sa.Connection, run: int, session: int) -> None:
     connection.execute(sessions.update().where(*mine).values(is_open=0))
 
 
-def begin_anew_in(path: str) -> None:
+def become_a_copy(path: str) -> None:
     """Makes the sessions of a copy its own, so that it cannot be taken for the file it is of."""
     with contextlib.closing(sqlite3.connect(path)) as connection, connection:
         numbers = "session = ?, previous = 0, writes = 0, is_open = 0"
