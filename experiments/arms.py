@@ -223,17 +223,17 @@ def write_values(recorder: Recorder, found: dict[str, list[tuple]], seeds, **fie
         values = [one.rmse for one in errors(results)]
         for seed, value, (_, of_users, seconds) in zip(seeds, values, results, strict=True):
             recorder.write(
-                **fields, arm=name, seed=seed, metric="rmse", value=value,
+                **fields, method=name, seed=seed, metric="rmse", value=value,
                 user_rmse=of_users, seconds=round(seconds, 1),
             )  # fmt: skip
-        recorder.write(**fields, arm=name, metric="rmse, mean", value=float(np.mean(values)))
+        recorder.write(**fields, method=name, metric="rmse, mean", value=float(np.mean(values)))
 
 
 def write_difference(recorder: Recorder, found, first: str, second: str, **fields):
     """Records the paired difference of two arms, and returns it."""
     pair = paired_difference(errors(found[first]), errors(found[second]))
     recorder.write(
-        **fields, arm=first, minus=second, metric="rmse difference", value=pair.value,
+        **fields, method=first, minus=second, metric="rmse difference", value=pair.value,
         low=pair.low, high=pair.high, by_seed=[round(v, 5) for v in pair.by_seed],
         verdict=pair.verdict,
     )  # fmt: skip

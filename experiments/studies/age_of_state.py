@@ -150,9 +150,18 @@ def main() -> None:
             calls[name] = [pool.submit(run, options.data, SETTINGS[name], s) for s in range(seeds)]
         for name, futures in calls.items():
             runs = [future.result() for future in futures]
-            shared = dict(data=data, protocol="seen, random 90/10", setting=name, seeds=len(runs))
+            shared = dict(
+                data=data, protocol="seen, random 90/10", method="stateful", setting=name,
+                seeds=len(runs),
+            )  # fmt: skip
             record(recorder, runs, shared)
-    recorder.write(data=data, metric="seconds of the study", value=time.perf_counter() - start)
+    recorder.write(
+        data=data,
+        protocol="all",
+        method="all",
+        metric="seconds of the study",
+        value=time.perf_counter() - start,
+    )
     recorder.finish()
 
 

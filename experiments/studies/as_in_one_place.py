@@ -159,7 +159,13 @@ def main() -> None:
         ]:
             if second in found:
                 write_difference(recorder, found, first, second, **fields)
-    recorder.write(**shared, metric="seconds of the study", value=time.perf_counter() - start)
+    recorder.write(
+        **shared,
+        protocol="all",
+        method="all",
+        metric="seconds of the study",
+        value=time.perf_counter() - start,
+    )
     recorder.finish()
 
 

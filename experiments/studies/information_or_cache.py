@@ -155,7 +155,9 @@ def main() -> None:
     options = parser.parse_args()
     start, seeds = time.perf_counter(), range(options.seeds)
     recorder = Recorder(
-        options.out, ratings_of(options.data), keep=lambda row: row.get("part") not in options.parts
+        options.out,
+        ratings_of(options.data),
+        keep=lambda row: row["part"] not in options.parts and row["method"] != "all",
     )
     data = ratings_of(options.data).name
 
@@ -199,8 +201,8 @@ def main() -> None:
             pairs = [(name, name.replace("kept", "forgotten")) for name in arms if "kept" in name]
             study("participation", "seen, random", arms, pairs)
     recorder.write(
-        data=data, part=", ".join(options.parts), metric="seconds of the study",
-        value=time.perf_counter() - start,
+        data=data, part=", ".join(options.parts), protocol="all", method="all",
+        metric="seconds of the study", value=time.perf_counter() - start,
     )  # fmt: skip
     recorder.finish()
 
