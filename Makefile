@@ -77,12 +77,17 @@ bench: .venv/lock .venv-bench/lock .venv-fedjax/lock  ## measure speed on MovieL
 	$(PYTHON) -m experiments.kill_and_resume --kills 20 --process "per client" --record
 	$(PYTHON) -m experiments.kill_and_resume --kills 40 --process stand-in --postgresql --record
 	$(PYTHON) -m experiments.benchmarks.many_workers
+	$(PYTHON) -m experiments.benchmarks.large_ratings
+	$(PYTHON) -m experiments.growth --record
 
 results: .venv/lock  ## repeat the long runs on MovieLens-1M; writes experiments/results and their figure
 	$(PYTHON) -m experiments.studies.convergence
 	$(PYTHON) -m experiments.studies.stateful_or_stateless
 	$(PYTHON) -m experiments.studies.participation_and_staleness
 	$(PYTHON) -m experiments.studies.who_gains
+	$(PYTHON) -m experiments.studies.as_in_one_place
+	$(PYTHON) -m experiments.studies.information_or_cache
+	$(PYTHON) -m experiments.studies.age_of_state
 	$(PYTHON) tools/draw_result.py
 
 doctor: .venv/lock  ## print the versions that matter and run one federated mean
