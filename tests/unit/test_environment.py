@@ -141,6 +141,8 @@ def test_an_interrupt_brings_the_old_environment_back(stage, older):
         cwd=stage,
         env={"PATH": str(stage / "bin")},
         start_new_session=True,
+        # A shell that starts with interrupts ignored, as in the background, cannot heed them.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     while not (stage / "started").exists():
         assert process.poll() is None

@@ -128,9 +128,16 @@ def test_a_population_has_a_whole_size(size, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_a_population_that_does_not_fit_is_told_of():
-    with pytest.raises(MemoryError, match="do not fit into memory; take fewer, or keep them in"):
+def test_a_population_that_does_not_fit_is_told_of(monkeypatch):
+    with pytest.raises(ValueError, match="num_clients must be at most 100000000"):
         MemoryStore(PROCESS, 10**15)
+
+    def full(*args, **kwargs):
+        raise MemoryError
+
+    monkeypatch.setattr(np, "repeat", full)
+    with pytest.raises(MemoryError, match="do not fit into memory; take fewer, or keep them in"):
+        MemoryStore(PROCESS, 10**8)
 
 
 def test_a_state_of_over_a_gigabyte_is_refused_before_there_is_a_run(tmp_path):

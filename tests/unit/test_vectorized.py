@@ -178,18 +178,22 @@ def test_a_functional_keras_model_predicts_what_the_keras_model_does():
 
 def test_keras_models_that_are_not_supported_are_refused():
     spec = tf.TensorSpec([None])
+
+    def squared(y, predicted):
+        return (predicted[:, 0] - y) ** 2
+
     penalized = tf.keras.Sequential([tf.keras.layers.Dense(1, kernel_regularizer="l2")])
     penalized(np.ones((1, 2), np.float32))
     with pytest.raises(ValueError, match="penalties"):
-        functional_keras_model(penalized, penalized.trainable_variables[:1], None, spec)
+        functional_keras_model(penalized, penalized.trainable_variables[:1], squared, spec)
     normalized = tf.keras.Sequential([tf.keras.layers.BatchNormalization()])
     normalized(np.ones((1, 2), np.float32))
     with pytest.raises(ValueError, match="weights that are not trained"):
-        functional_keras_model(normalized, normalized.trainable_variables[:1], None, spec)
+        functional_keras_model(normalized, normalized.trainable_variables[:1], squared, spec)
     model = small_keras_model()
     for variables in ([], [tf.Variable(0.0)]):
         with pytest.raises(ValueError, match="model's own variables"):
-            functional_keras_model(model, variables, None, spec)
+            functional_keras_model(model, variables, squared, spec)
 
 
 def test_another_model_is_refused():
