@@ -27,6 +27,7 @@ from stateful_tff.evaluation.metrics import per_user
 from stateful_tff.evaluation.paired import UserErrors, paired_difference, user_errors
 from stateful_tff.experiment import Experiment
 from stateful_tff.methods import Method, falling_to_zero, stateful
+from stateful_tff.training import DivergenceError
 
 PROTOCOLS = {
     "seen, random": data.split_at_random,
@@ -151,10 +152,14 @@ def run(task: tuple, arms: dict[str, Arm]) -> list[tuple]:
 
     Returns:
         For each arm its name, its `UserErrors`, the mean RMSE over users, and the seconds of the
-        training.
+        training. Nothing for arms that diverge; that is printed.
     """
     task, start = Task(*task), time.perf_counter()
-    experiment = next(iter(arms.values())).train(task)
+    try:
+        experiment = next(iter(arms.values())).train(task)
+    except DivergenceError as error:
+        print(f"{', '.join(arms)}: {error}", flush=True)
+        return []
     seconds, results = time.perf_counter() - start, []
     for name, arm in arms.items():
         predicted = arm.predict(experiment, task)
@@ -218,8 +223,10 @@ def errors(results: list[tuple]) -> list[UserErrors]:
 
 
 def write_values(recorder: Recorder, found: dict[str, list[tuple]], seeds, **fields) -> None:
-    """Records the RMSE of each arm: of each seed, and their mean."""
+    """Records the RMSE of each arm that did not diverge: of each seed, and their mean."""
     for name, results in found.items():
+        if len(results) < len(seeds):
+            raise RuntimeError(f"The arm {name!r} diverged for some seeds; lower its rates.")
         values = [one.rmse for one in errors(results)]
         for seed, value, (_, of_users, seconds) in zip(seeds, values, results, strict=True):
             recorder.write(

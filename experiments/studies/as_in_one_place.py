@@ -58,7 +58,7 @@ LEVERS = {
     "two local epochs, 500 rounds": attrs.evolve(
         BASE,
         method=equal_weights(in_phases("two epochs", Phase("all", BOTH, 2))),
-        server=16.0, falls=True, local=0.03, rounds=500,
+        server=8.0, falls=True, local=0.03, rounds=500,
     ),
     "alternating": attrs.evolve(
         BASE, method=equal_weights(alternating()), server=16.0, falls=True
@@ -131,7 +131,7 @@ def main() -> None:
         found = run_all(options.data, "seen, random", [0], LEVERS, final=False)
         write_values(recorder, found, [0], **fields)
         for name in LEVERS:
-            if name != "base":
+            if name != "base" and name in found:
                 write_difference(recorder, found, name, "base", **fields)
     seeds = range(options.seeds)
     for protocol in options.protocols:

@@ -6,28 +6,21 @@ Knows nothing of methods, stores and TFF's placements.
 import numpy as np
 import tensorflow as tf
 
+from .compiled_once import compiled_once
 from .packing import BLOCK
 from .tensor_lists import new_list, put, stacked
 
 
-def solved_users(batches, rows, at, stars, users, l2: float):
-    """Returns the users at the minimum of their losses, with the item rows frozen.
-
-    Each user solves its ridge regression `(sum_j q_j q_j' + n l2 I) u = sum_j q_j r_j` over its
-    n ratings; one without ratings stays as it is.
+@compiled_once
+def normal_equations(width: int):
+    """Returns the compiled sums of the normal equations, and the types of their arguments.
 
     Args:
-        batches: `packed_steps.Batches`.
-        rows: `packed_steps.Rows`, of the items.
-        at: int32[s, 16, batch_size], each rating's row.
-        stars: float32[s, 16, batch_size], the ratings without the model's constant.
-        users: float32[blocks * 16, K], vectors and biases before.
-        l2: the model's penalty, above zero.
+        width: the length K of the vectors.
     """
-    shard, width = batches.shard, users.shape[1]
+    ratings = [None, BLOCK, None]
 
-    @tf.function(jit_compile=True, autograph=False)
-    def normal_equations(vectors, at, targets, valid, block, num_steps, blocks):
+    def sums_of_blocks(vectors, at, targets, valid, block, num_steps, blocks):
         shapes = [(BLOCK, width, width), (BLOCK, width)]
         first = tf.concat([[True], tf.not_equal(block[1:], block[:-1])], axis=0)
 
@@ -46,21 +39,42 @@ def solved_users(batches, rows, at, stars, users, l2: float):
             ]
             return t + 1, sums, lists
 
+        length = tf.size(blocks)
         *_, lists = tf.while_loop(
             lambda t, *_: t < num_steps,
             step,
-            (
-                0,
-                [tf.zeros(shape) for shape in shapes],
-                [new_list(tf.size(blocks), shape) for shape in shapes],
-            ),
+            (0, [tf.zeros(shape) for shape in shapes], [new_list(length, s) for s in shapes]),
         )
-        return [
-            stacked(one, tf.size(blocks), shape) for one, shape in zip(lists, shapes, strict=True)
-        ]
+        return [stacked(one, length, shape) for one, shape in zip(lists, shapes, strict=True)]
 
+    return sums_of_blocks, [
+        tf.TensorSpec([None, width]),
+        tf.TensorSpec(ratings, tf.int32),
+        tf.TensorSpec(ratings),
+        tf.TensorSpec(ratings),
+        tf.TensorSpec([None], tf.int32),
+        tf.TensorSpec([], tf.int32),
+        tf.TensorSpec([None], tf.int32),
+    ]
+
+
+def solved_users(batches, rows, at, stars, users, l2: float):
+    """Returns the users at the minimum of their losses, with the item rows frozen.
+
+    Each user solves its ridge regression `(sum_j q_j q_j' + n l2 I) u = sum_j q_j r_j` over its
+    n ratings; one without ratings stays as it is.
+
+    Args:
+        batches: `packed_steps.Batches`.
+        rows: `packed_steps.Rows`, of the items.
+        at: int32[s, 16, batch_size], each rating's row.
+        stars: float32[s, 16, batch_size], the ratings without the model's constant.
+        users: float32[blocks * 16, K], vectors and biases before.
+        l2: the model's penalty, above zero.
+    """
+    shard, width = batches.shard, users.shape[1]
     targets = stars - tf.gather(rows.biases, at)
-    squares, products = normal_equations(
+    squares, products = normal_equations(width)(
         rows.vectors, at, targets, batches.valid, shard.block, shard.steps, shard.last
     )
     some = tf.reshape(batches.num_examples, [-1, BLOCK]) > 0

@@ -14,6 +14,7 @@ import numpy as np
 import tensorflow as tf
 
 from ..models import MatrixFactorization
+from .compiled_once import compiled_once
 from .packed_solve import solved_users
 from .packing import BLOCK, Shard
 from .tensor_lists import new_list, put, stacked
@@ -100,6 +101,60 @@ class Epoch:
     moved = attrs.field()
 
 
+@compiled_once
+def steps_function(width: int, users_move: bool, rows_are_kept: bool):
+    """Returns the compiled user steps of an epoch, and the types of their arguments.
+
+    Args:
+        width: the length K of the vectors.
+        users_move: whether the users take steps, or are frozen.
+        rows_are_kept: whether each rating's moved vector is returned, too.
+    """
+    ratings = [None, BLOCK, None]
+
+    def steps(vectors, at, targets, share, block, num_steps, users, keep, rate, l2, item_rates):
+        length, size = tf.shape(at)[0], tf.shape(at)[2]
+        shapes = [(BLOCK, width), (BLOCK, size)] + [(BLOCK, size, width)] * rows_are_kept
+        blocks = tf.reshape(users, [-1, BLOCK, width])
+        first = tf.concat([[True], tf.not_equal(block[1:], block[:-1])], axis=0)
+
+        def step(t, users, lists):
+            users = tf.where(first[t], tf.gather(blocks, tf.gather(block, t)), users)
+            seen, mine = tf.gather(vectors, at[t]), share[t]
+            error = tf.linalg.matvec(seen, users) - targets[t]
+            pull = error * mine
+            results = [users, error]
+            if rows_are_kept:
+                change = pull[:, :, None] * users[:, None] + l2 * mine[:, :, None] * seen
+                results.append(seen - item_rates * change)
+            if users_move:
+                gradient = tf.linalg.matvec(seen, pull, transpose_a=True)
+                moved = keep * users - rate * gradient
+                users = results[0] = tf.where(mine[:, :1] > 0, moved, users)
+            lists = [put(one, t, part) for one, part in zip(lists, results, strict=True)]
+            return t + 1, users, lists
+
+        *_, lists = tf.while_loop(
+            lambda t, *_: t < num_steps,
+            step,
+            (0, blocks[0], [new_list(length, shape) for shape in shapes]),
+        )
+        return [stacked(one, length, shape) for one, shape in zip(lists, shapes, strict=True)]
+
+    numbers = [tf.TensorSpec([])] * 3
+    return steps, [
+        tf.TensorSpec([None, width]),
+        tf.TensorSpec(ratings, tf.int32),
+        tf.TensorSpec(ratings),
+        tf.TensorSpec(ratings),
+        tf.TensorSpec([None], tf.int32),
+        tf.TensorSpec([], tf.int32),
+        tf.TensorSpec([None, width]),
+        *numbers,
+        tf.TensorSpec([width]),
+    ]
+
+
 def epoch(batches: Batches, rows: Rows, at, stars, users, user_rate, l2: float, item_rates=None):
     """Takes the user steps of one epoch, with the item rows that the epoch began with.
 
@@ -121,43 +176,14 @@ def epoch(batches: Batches, rows: Rows, at, stars, users, user_rate, l2: float, 
         The `Epoch`.
     """
     shard, width = batches.shard, users.shape[1]
-    keep = np.float32(1 - 2 * user_rate * l2)
-
-    @tf.function(jit_compile=True, autograph=False)
-    def steps(vectors, at, targets, share, block, num_steps, users):
-        length, size = tf.shape(at)[0], tf.shape(at)[2]
-        shapes = [(BLOCK, width), (BLOCK, size)] + [(BLOCK, size, width)] * (item_rates is not None)
-        blocks = tf.reshape(users, [-1, BLOCK, width])
-        first = tf.concat([[True], tf.not_equal(block[1:], block[:-1])], axis=0)
-
-        def step(t, users, lists):
-            users = tf.where(first[t], tf.gather(blocks, tf.gather(block, t)), users)
-            seen, mine = tf.gather(vectors, at[t]), share[t]
-            error = tf.linalg.matvec(seen, users) - targets[t]
-            pull = error * mine
-            results = [users, error]
-            if item_rates is not None:
-                change = (
-                    pull[:, :, None] * users[:, None] + np.float32(l2) * mine[:, :, None] * seen
-                )
-                results.append(seen - 2 * item_rates * change)
-            if user_rate:
-                gradient = tf.linalg.matvec(seen, pull, transpose_a=True)
-                moved = keep * users - np.float32(2 * user_rate) * gradient
-                users = results[0] = tf.where(mine[:, :1] > 0, moved, users)
-            lists = [put(one, t, part) for one, part in zip(lists, results, strict=True)]
-            return t + 1, users, lists
-
-        *_, lists = tf.while_loop(
-            lambda t, *_: t < num_steps,
-            step,
-            (0, blocks[0], [new_list(length, shape) for shape in shapes]),
-        )
-        return [stacked(one, length, shape) for one, shape in zip(lists, shapes, strict=True)]
-
+    steps = steps_function(width, bool(user_rate), item_rates is not None)
+    rates = [1 - 2 * user_rate * l2, 2 * user_rate, l2]
+    columns = np.zeros(width, np.float32) if item_rates is None else 2 * item_rates
     targets = stars - tf.gather(rows.biases, at)
     after, errors, *moved = steps(
-        rows.vectors, at, targets, batches.share, shard.block, shard.steps, users
+        *(rows.vectors, at, targets, batches.share, shard.block, shard.steps, users),
+        *map(tf.constant, np.float32(rates)),
+        tf.constant(columns),
     )
     last = tf.gather(after, tf.maximum(shard.last, 0))
     blocks = tf.reshape(users, [-1, BLOCK, width])
