@@ -19,6 +19,8 @@ import threading
 import weakref
 from pathlib import Path
 
+from .fresh import FreshProcess
+
 WORKER_NAME = "worker_binary"
 TFF = "tensorflow_federated"
 LOCAL = ("localhost", "127.0.0.1", "::1")
@@ -173,7 +175,7 @@ def _share() -> None:
 
         def __init__(self):
             self._lock, self._ended = threading.RLock(), False
-            self._loop = self._context = self._executors = None
+            self._loop = self._context = self._executors = self._fresh = None
 
         @property
         def executor_factory(self):
@@ -181,7 +183,10 @@ def _share() -> None:
             return self._executors
 
         def invoke(self, comp, arg):
-            check_process()
+            if is_forked():
+                with self._lock:
+                    self._fresh = self._fresh or FreshProcess()
+                    return self._fresh.compute(comp, arg)
             with self._lock:
                 self._start()
                 work = self._context.invoke(compiled(comp), arg)

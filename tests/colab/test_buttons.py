@@ -56,7 +56,8 @@ def test_the_workflow_stamps_the_notebooks_and_pushes_them_where_the_buttons_lea
     environment = {**os.environ, "GITHUB_SHA": "c0ffee"}
     run = ["bash", "-e", "-c", step["run"]]
     subprocess.run(run, cwd=clone, env=environment, check=True, capture_output=True)
+    digest = repository.checksum(clone, repository.published(clone))
     for path in repository.chapters(ROOT):
         show = ["git", "-C", origin, "show", f"{repository.BRANCH}:notebooks/{path.name}"]
         text = subprocess.run(show, check=True, capture_output=True, text=True).stdout
-        assert r"\"c0ffee\"\n" in text
+        assert rf"\"c0ffee\", \"{digest}\"\n" in text

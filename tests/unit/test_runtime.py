@@ -120,10 +120,46 @@ def test_a_fork_computes_if_its_parent_has_not():
     assert python(MEAN + FORK.replace("USED", "False")) == "[[4.0, 4.0]]\n4.0\n"
 
 
-def test_a_fork_of_a_process_that_has_computed_says_so_and_leaves_the_parents_worker_alone():
+def test_a_fork_of_a_process_that_has_computed_asks_a_fresh_one_and_leaves_the_worker_alone():
     said = python(MEAN + FORK.replace("USED", "True")).splitlines()
-    assert said[0].count(runtime.FORKED) == 2 and "spawn" in runtime.FORKED
+    assert said[0].startswith("[[4.0, ") and "spawn" in runtime.FORKED
+    assert said[0].count(runtime.FORKED) == 1  # a graph in this process has nobody to ask
     assert said[1] == "4.0"
+
+
+FRESH = """
+from stateful_tff.fresh import FreshProcess
+
+@tff.tensorflow.computation(np.float32, np.int32)
+def pair(x, y):
+    return collections.OrderedDict(x=x, y=[y, y])
+
+@tff.tensorflow.computation(tff.SequenceType(np.float32))
+def total(data):
+    return data.reduce(np.float32(0), lambda a, b: a + b)
+
+fresh = FreshProcess()
+print(fresh.compute(pair, tff.structure.Struct([("x", 1.0), ("y", 2)])), pair(1.0, 2))
+for computation, argument in [(pair, ["x", 2]), (total, tf.data.Dataset.range(2))]:
+    try:
+        print(fresh.compute(computation, argument))
+    except RuntimeError as error:
+        print(str(error).splitlines()[0])
+fresh._process.kill()
+fresh._process.wait()
+try:
+    fresh.compute(pair, [1.0, 2])
+except RuntimeError as error:
+    print(error)
+"""
+
+
+def test_a_fresh_process_computes_or_says_why_not():
+    said = python("import collections, tensorflow as tf\n" + MEAN + FRESH).splitlines()
+    assert said[0] == " ".join(["OrderedDict([('x', 1.0), ('y', [2, 2])])"] * 2)
+    assert "Error" in said[1]
+    assert said[2].startswith("A forked process can compute only on arrays")
+    assert said[3].startswith("The process that computes for this forked one has ended")
 
 
 def test_a_forked_helper_does_not_keep_the_worker_of_a_killed_process():
