@@ -55,8 +55,11 @@ def visit(passes: int | str, keep: bool):
         passes: over their ratings with the items frozen; "solved" for the exact solution.
         keep: whether they keep their side from round to round.
     """
-    own = Phase("all", LOCAL, solve=True) if passes == SOLVED else Phase("all", LOCAL, passes)
-    phases = (Phase("all", BOTH),) if passes == 0 else (own, Phase("all", BOTH))
+    phases = [Phase("all", BOTH)]
+    if passes == SOLVED:
+        phases.insert(0, Phase("all", LOCAL, solve=True))
+    elif passes:
+        phases.insert(0, Phase("all", LOCAL, passes))
     name = f"{'kept' if keep else 'forgotten'}, {passes} passes"
     return in_phases(name, *phases, client_state_fn=keep_local_weights if keep else keep_nothing)
 
