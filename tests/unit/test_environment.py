@@ -135,7 +135,7 @@ def test_without_a_network_the_environment_that_was_there_stays(stage, older, fa
 
 def test_an_interrupt_brings_the_old_environment_back(stage, older):
     add_uv(stage)
-    (stage / "played").write_text(f'#!/bin/sh\n: > "{stage}/started"\nsleep 30\n')
+    (stage / "played").write_text(f'#!/bin/sh\n: > "{stage}/started"\nexec sleep 30\n')
     process = subprocess.Popen(
         ["sh", "./environment.sh", ".venv"],
         cwd=stage,
