@@ -58,7 +58,7 @@ except ModuleNotFoundError:
             f"{address} cannot be fetched ({error}); check the network and "
             "run this cell again."
         ) from None
-    # The files themselves, since an archive is packed anew at any time.
+    # The files themselves, since an archive may be packed again.
     digest = hashlib.sha256()
     for name in sorted(archive.namelist()):
         if not name.endswith(("/", ".ipynb")):
@@ -67,7 +67,7 @@ except ModuleNotFoundError:
     if CHECKSUM not in ("", digest.hexdigest()):
         raise RuntimeError(
             f"{address} holds other files than this notebook was published "
-            "with; run this cell again, or open the notebook anew."
+            "with; run this cell again, or open the notebook again."
         ) from None
     cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
     folder = cache.absolute() / "stateful_tff" / COMMIT

@@ -1,7 +1,7 @@
 """The directive `built-with`: what this copy of the book ran on.
 
 It names the data and the versions, never a path of the machine, and the page that holds it is
-read anew in every build.
+read again in every build.
 """
 
 import os

@@ -16,7 +16,7 @@ import pandas as pd
 
 _MODULES = (datetime, decimal, fractions, np, pathlib, pd)
 _NAMES = {module.__name__: module for module in _MODULES} | {"np": np, "pd": pd}
-# Made anew for each call, since some of them are used up.
+# Made for each call, since some of them are used up.
 ODD: dict[str, Callable[[], object]] = {
     text.strip(): eval(f"lambda: {text.strip()}", _NAMES)
     for text in """

@@ -106,7 +106,7 @@ def _end_workers_at_exit() -> None:
 
 
 def _leave_the_guard_to_the_parent() -> None:
-    """In a forked process: lets the parent's guard see the parent's end, whoever else lives."""
+    """In a forked process: lets the parent's guard see the parent's end in time."""
     global _guard
     if _guard is not None:
         _guard.stdin.close()

@@ -156,7 +156,7 @@ def test_a_package_with_another_hash_is_refused(lock):
     sentence = failure()
     assert "not, bit for bit," in sentence and "Hash mismatch for `six==1.16.0`" in sentence
     lock.write_text(SIX)
-    python = environment.make(sys.executable)  # the mend: nothing of the failure is in the way
+    python = environment.make(sys.executable)  # repaired: nothing of the failure is in the way
     assert subprocess.run([python, "-c", "import six, pip"]).returncode == 0
 
 
