@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import ProcessPoolExecutor
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # two processes at a time, on two cores
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 from experiments.record import Recorder
 

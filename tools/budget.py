@@ -15,7 +15,7 @@ from pathlib import Path
 import attrs
 import nbformat
 
-MOST_LINES, MOST_COLUMNS = 350, 78
+MOST_LINES, MOST_COLUMNS, LONGEST_CELL = 350, 78, 30
 WORDS_A_MINUTE, LINES_A_MINUTE = 200, 20
 FOLDED = {"hide-input", "hide-cell", "remove-cell", "remove-input"}
 # Chapters that may be larger for now; the list has to become empty.
@@ -50,6 +50,11 @@ class Size:
             found.append(
                 f"{self.name} shows a line of {self.widest} columns, {MOST_COLUMNS} are the "
                 "most; break it."
+            )
+        if self.longest_cell > LONGEST_CELL:
+            found.append(
+                f"{self.name} shows a cell of {self.longest_cell} lines, docstrings aside, "
+                f"{LONGEST_CELL} are the most; cut it in two."
             )
         return found
 

@@ -10,20 +10,17 @@ the recorded ones. STATEFUL_TFF_DATA names the folder or the zip of MovieLens-1M
 """
 
 import argparse
-import functools
 import json
 import multiprocessing
-import os
 import sys
 import time
 from concurrent.futures import ProcessPoolExecutor
 
-os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # two runs at a time on two cores
-
+from experiments.arms import PROTOCOLS, Task
 from experiments.record import RESULTS, Recorder, agree
 
 # isort: split
-from stateful_tff import data, methods
+from stateful_tff import methods
 from stateful_tff.evaluation import baselines, centralized
 from stateful_tff.evaluation.costs import client_costs
 from stateful_tff.evaluation.metrics import score, score_with_intervals
@@ -33,32 +30,8 @@ from stateful_tff.training import DivergenceError
 
 NAME, COHORT, BATCH = "stateful_or_stateless", 100, 5
 RECON_RATE = 0.1  # of users who rebuild their side to be served
-PROTOCOLS = {
-    "seen, random": data.split_at_random,
-    "seen, time": lambda ratings, seed: data.split_by_time(ratings),
-    "unseen": data.split_users,
-}
 # At most so many passes over a user's support ratings where users rebuild their side.
 PASSES = {"seen, random": 4, "seen, time": 4, "unseen": 8}
-
-
-class Task:
-    """The data of one protocol and seed: what to train on, to adapt to and to be judged on."""
-
-    def __init__(self, name: str, protocol: str, seed: int, final: bool):
-        """Splits the ratings; the final task trains on validation ratings too."""
-        split = PROTOCOLS[protocol](ratings_of(name), seed=seed)
-        self.seed, self.unseen = seed, protocol == "unseen"
-        self.training = split.train_and_validation if final else split.train
-        held = split.test if final else split.validation
-        both = data.support_and_query(held) if self.unseen else (self.training, held)
-        self.support, self.judged = both
-
-
-@functools.cache
-def ratings_of(name: str):
-    """The ratings, read once per process."""
-    return data.load_ratings(name)
 
 
 # Settings: how to fit in one place, and how to train in rounds.

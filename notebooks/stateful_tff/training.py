@@ -150,7 +150,8 @@ def rounds(
         data, ids = process.inputs(clients, cohort, round_num)
         states = [store[some] for some in ids]
         prepared = time.perf_counter() - start
-        state, metrics, states = process.next(store.server_state, data, states)
+        result = process.next(store.server_state, data, states)
+        state, metrics, states = result
         metrics = {k: np.asarray(v).item() for k, v in metrics.items()}
         fault = _fault(metrics, state, states, losses[0] if losses else None)
         if fault:

@@ -68,15 +68,23 @@ def test_cells_without_a_sentence_between_are_counted(chapter):
     assert budget.size(path).unexplained == 2
 
 
+def lines(count, line="x = 1"):
+    """Cells of one line after the other, none longer than a cell may be."""
+    full, rest = divmod(count, 30)
+    return [("\n".join([line] * n),) for n in [30] * full + [rest] * bool(rest)]
+
+
 @pytest.mark.parametrize(
-    ("code", "sentence"),
+    ("cells", "sentence"),
     [
-        ("x = 1\n" * 351, "shows 351 lines of code, 350 are the most"),
-        ("x = '" + "a" * 73 + "'", "shows a line of 79 columns, 78 are the most"),
+        (lines(351), "shows 351 lines of code, 350 are the most"),
+        ([("x = '" + "a" * 73 + "'",)], "shows a line of 79 columns, 78 are the most"),
+        ([("x = 1\n" * 31,)], "shows a cell of 31 lines, docstrings aside, 30 are the most"),
     ],
+    ids=["lines", "columns", "a cell"],
 )
-def test_a_chapter_that_is_too_large_is_named(chapter, monkeypatch, code, sentence):
-    path = chapter((code,))
+def test_a_chapter_that_is_too_large_is_named(chapter, monkeypatch, cells, sentence):
+    path = chapter(*cells)
     (problem,) = budget.main([path])
     assert problem.startswith("01_one ") and sentence in problem and problem.endswith(".")
     monkeypatch.setattr(budget, "EXEMPT", {"01_one"})
@@ -84,4 +92,4 @@ def test_a_chapter_that_is_too_large_is_named(chapter, monkeypatch, code, senten
 
 
 def test_the_largest_chapter_that_may_be(chapter):
-    assert budget.main([chapter(("\n".join(["x" * 78] * 350),))]) == []
+    assert budget.main([chapter(*lines(350, "x" * 78))]) == []

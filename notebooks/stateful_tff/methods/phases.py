@@ -84,14 +84,8 @@ class InPhases:
         for phase, part in zip(self.phases, parts, strict=True):
             if phase.when is not None:
                 part = trainer.only_if(phase.when(client_state), part)
-            trained = trainer.train(
-                part,
-                *weights,
-                moves=phase.moves,
-                rate=phase.rate,
-                optimizer_state=state,
-                solve=phase.solve,
-            )
+            how = dict(moves=phase.moves, rate=phase.rate, solve=phase.solve)
+            trained = trainer.train(part, *weights, optimizer_state=state, **how)
             weights = trained.global_weights, trained.local_weights
             state = trained.optimizer_state
         new = attrs.evolve(
