@@ -37,8 +37,14 @@ PROTOCOLS = {
 }
 
 
+TUNING_SEED = 0  # settings were chosen on its validation ratings, which judge nothing final
+
+
 class Task:
     """The data of one protocol and seed: what to train on, to adapt to and to be judged on.
+
+    The validation ratings of seed 0 chose the settings. Where the test ratings of another seed
+    hold some of them, those are left out: no setting is judged on what it was chosen on.
 
     Args:
         name: of the ratings, such as "ml-1m".
@@ -49,10 +55,18 @@ class Task:
 
     def __init__(self, name: str, protocol: str, seed: int, final: bool):
         """Splits the ratings."""
-        split = PROTOCOLS[protocol](ratings_of(name), seed=seed)
+        ratings, make_split = ratings_of(name), PROTOCOLS[protocol]
+        split = make_split(ratings, seed=seed)
         self.seed, self.unseen = seed, protocol == "unseen"
         self.training = split.train_and_validation if final else split.train
-        held = split.test if final else split.validation
+        held = split.validation
+        if final:
+            chosen_on = make_split(ratings, seed=TUNING_SEED).validation
+            keys = "user" if self.unseen else ["user", "item"]
+            known = split.test.table.set_index(keys).index.isin(
+                chosen_on.table.set_index(keys).index
+            )
+            held = split.test.select(~known)
         both = data.support_and_query(held) if self.unseen else (self.training, held)
         self.support, self.judged = both
 

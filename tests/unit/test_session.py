@@ -125,7 +125,10 @@ def kernel():
 
 
 def run(client, code, timeout=120):
-    """Runs code in the kernel; returns what it prints and the name of its error."""
+    """Runs code in the kernel; returns what it prints and the name of its error.
+
+    A cell that comes right behind a failed one is aborted by the kernel; it is sent again.
+    """
     text, error = "", None
 
     def collect(message):
@@ -135,7 +138,9 @@ def run(client, code, timeout=120):
         elif message["msg_type"] == "error":
             error = message["content"]["ename"]
 
-    client.execute_interactive(code, timeout=timeout, output_hook=collect)
+    reply = client.execute_interactive(code, timeout=timeout, output_hook=collect)
+    if reply["content"]["status"] == "aborted":
+        return run(client, code, timeout)
     return text, error
 
 

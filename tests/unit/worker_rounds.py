@@ -1,6 +1,5 @@
 """Rounds that the tests of workers run: the processes, their data, and what to do in mid-round."""
 
-import threading
 import time
 
 import numpy as np
@@ -56,19 +55,21 @@ def train(process, store, until, cohort_size=12, seed=0):
 
 
 def when_at_work(worker, action):
-    """Acts a moment after the worker has been called to work."""
+    """Acts once, as soon as the worker has been called to work and before its answer is awaited."""
+    channel, wait = worker.channel, worker.channel.wait
 
-    def watch():
-        while worker.channel.calling != "CreateCall":
-            time.sleep(0.002)
-        time.sleep(0.05)
-        action()
+    def act_first(call):
+        if channel.calling == "CreateCall":
+            channel.wait = wait
+            action()
+        return wait(call)
 
-    threading.Thread(target=watch, daemon=True).start()
+    channel.wait = act_first
 
 
 def ready_again(workers, within=20):
     """Waits until all workers have answered."""
     end = time.monotonic() + within
-    while not all([worker.is_ready for worker in workers.workers]) and time.monotonic() < end:
+    while not all([worker.is_ready for worker in workers.workers]):
+        assert time.monotonic() < end, "not all workers came back in time"
         time.sleep(0.05)
