@@ -132,13 +132,11 @@ def run(name: str, setting: Setting, seed: int) -> dict[tuple, UserErrors]:
 
 
 def _then_constant(arm: Arm, later: float):
-    """Returns the server's rate: the arm's, also in the visit of the away group; then a constant one."""
-    first = (
-        falling_to_zero(arm.server, arm.rounds) if arm.falls else lambda _: np.float32(arm.server)
-    )
+    """Returns the server's rate: the arm's, until the away group has left; then a constant one."""
 
     def at(round_num):
-        return tf.where(round_num <= arm.rounds, first(round_num), np.float32(later))
+        first = falling_to_zero(arm.server, arm.rounds)(round_num) if arm.falls else arm.server
+        return tf.where(round_num <= arm.rounds, np.float32(1) * first, np.float32(later))
 
     return at
 
