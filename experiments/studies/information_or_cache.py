@@ -10,7 +10,7 @@ Said before the runs. Smallest effect of interest: .002 stars of RMSE. Primary e
 3. *Windows* (time split): kept minus forgotten where a device holds only the newest ratings;
    expected to favour the kept state the more, the shorter the window, and to vanish where the
    device holds all.
-4. *Participation*: the same difference at cohorts of 30 to 1,000 and equally many visits.
+4. *Participation*: the same difference at cohorts of 30 and 300 and equally many visits.
 All arms share data, first weights, cohorts, penalty, rates and rounds. Five seeds. Takes about
 50 minutes on two cores. STATEFUL_TFF_DATA names the folder or the zip of MovieLens-1M.
 """
@@ -46,6 +46,8 @@ from stateful_tff.methods import (
 NAME = "information_or_cache"
 SOLVED = "solved"
 PERIODS = 10
+WINDOWS = (1, 2, 5, PERIODS)
+COHORTS = (30, 300)  # beside 100, which the part on passes has
 
 
 def visit(passes: int | str, keep: bool):
@@ -137,7 +139,7 @@ def windows(rounds: int) -> dict[str, Arm]:
         f"{name}, window {window}, {after} before serving": InPeriods(
             method=visit(before, keep), passes=after, window=window, cohort_size=300, rounds=rounds
         )
-        for window in (1, 2, 3, 5, PERIODS)
+        for window in WINDOWS
         for name, before, keep in (
             ("kept", 0, True), ("kept, 3 passes", 3, True),
             ("forgotten, 3 passes", 3, False), ("forgotten, solved", SOLVED, False),
@@ -187,18 +189,18 @@ def main() -> None:
                 f"kept, window {w}, 0 before serving",
                 f"forgotten, {how}, window {w}, {after} before serving",
             )
-            for w in (1, 2, 3, 5, PERIODS)
+            for w in WINDOWS
             for how in ("3 passes", "solved")
             for after in (3, 6, SOLVED)
         ]
         own = [
             (f"kept, window {w}, 0 before serving", f"kept, window {w}, {after} before serving")
-            for w in (1, 2, 3, 5, PERIODS)
+            for w in WINDOWS
             for after in (6, SOLVED)
         ]
         study("windows", "seen, time", arms, best + own)
     if "participation" in options.parts:
-        for cohort in (30, 100, 300, 1000):
+        for cohort in COHORTS:
             rounds = options.rounds * 100 // cohort
             arms = grid((0, 3), (0, 6, SOLVED), cohort_size=cohort, rounds=rounds)
             pairs = [(name, name.replace("kept", "forgotten")) for name in arms if "kept" in name]

@@ -48,7 +48,8 @@ from stateful_tff.stores import MemoryStore, SqlStore
 
 @pytest.fixture(scope="module")
 def pair():
-    before = session.workers()  # an earlier test's, of TFF's own runtime
+    PER_CLIENT.initialize()
+    before = session.workers()  # of TFF's own runtime, which stays
     with start_workers(2, **QUICK) as two:
         yield two
     assert set(session.workers()) <= set(before)
@@ -210,6 +211,15 @@ def test_a_fault_of_the_computation_is_no_fault_of_a_worker(pair):
     assert len(pair.faults) == before
 
 
+@pytest.fixture
+def interruptible():
+    """Interrupts arrive, also where the tests run in the background of a shell."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 def test_an_interrupt_from_the_keyboard_ends_a_round_at_once(pair, process, undisturbed):
     ready_again(pair)
     interrupted = []
@@ -341,7 +351,8 @@ def test_lost_workers_are_named_and_the_round_keeps_nothing(elsewhere):
         everyone = np.arange(NUM_CLIENTS)
         assert difference(store[everyone], before[everyone]) == 0 and store.round_num == 1
         second.send_signal(signal.SIGCONT)
-        ready_again(two, 3)
+        while not two.workers[1].is_ready:
+            time.sleep(0.05)
         assert train(process, store, 2).round_num == 2
     assert second.poll() is None  # not ours to end
 

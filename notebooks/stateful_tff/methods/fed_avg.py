@@ -3,6 +3,8 @@
 Source: McMahan et al. 2017, algorithm 1, on the whole model. Knows nothing of engines and stores.
 """
 
+import functools
+
 import attrs
 import tensorflow as tf
 
@@ -34,6 +36,12 @@ class UsersAtServer:
         return ClientOutput(delta, trained.num_examples, trained.metrics, client_state)
 
 
+def with_tables(trainer, num_clients: int) -> list:
+    """Returns the first global weights and, for each local one, a table of all clients' rows."""
+    tables = [tf.tile(w[None], [num_clients] + [1] * len(w.shape)) for w in trainer.local_weights]
+    return [*trainer.global_weights, *tables]
+
+
 def fed_avg(num_clients: int) -> Method:
     """Returns federated averaging with the users' table at the server.
 
@@ -41,16 +49,9 @@ def fed_avg(num_clients: int) -> Method:
         num_clients: the size of the population, one row each.
     """
     num_clients = whole_number("num_clients", num_clients, 1, 10**7)
-
-    def server_weights(trainer):
-        tables = [
-            tf.tile(w[None], [num_clients] + [1] * len(w.shape)) for w in trainer.local_weights
-        ]
-        return [*trainer.global_weights, *tables]
-
     return Method(
         "FedAvg, users at the server",
         keep_nothing,
         UsersAtServer(),
-        server_weights_fn=server_weights,
+        server_weights_fn=functools.partial(with_tables, num_clients=num_clients),
     )
