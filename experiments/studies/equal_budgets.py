@@ -137,6 +137,9 @@ def main() -> None:
     fields = shared | dict(protocol="seen, random")
     others = {"biases only": biases_only}
     found = run_all(options.data, "seen, random", seeds, best, others=others)
+    found = {name: results for name, results in found.items() if len(results) == options.seeds}
+    for name in best.keys() - found.keys():  # said by `run_all`, and in the results
+        recorder.write(**fields, method=name, metric="rmse", value=None, diverged=True)
     write_values(recorder, found, seeds, **fields)
     for name in found:
         if name != "FedSim, served exactly":
