@@ -82,12 +82,12 @@ bench: .venv/lock .venv-bench/lock .venv-fedjax/lock  ## measure speed on MovieL
 
 results: .venv/lock  ## repeat the long runs on MovieLens-1M; writes experiments/results and their figure
 	$(PYTHON) -m experiments.studies.convergence
-	$(PYTHON) -m experiments.studies.stateful_or_stateless
 	$(PYTHON) -m experiments.studies.participation_and_staleness
 	$(PYTHON) -m experiments.studies.who_gains
 	$(PYTHON) -m experiments.studies.as_in_one_place
 	$(PYTHON) -m experiments.studies.information_or_cache
 	$(PYTHON) -m experiments.studies.age_of_state
+	$(PYTHON) -m experiments.studies.equal_budgets
 	$(PYTHON) tools/draw_result.py
 
 doctor: .venv/lock  ## print the versions that matter and run one federated mean

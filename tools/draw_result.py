@@ -1,4 +1,6 @@
-"""Draws the picture of the result, book/figures/result.svg, from the recorded results.
+"""Draws pictures of the book's pages from recorded results, into book/figures.
+
+`result.svg` shows training to convergence, `waterfall.svg` the first comparison taken apart.
 
 Usage: python tools/draw_result.py
 """
@@ -13,19 +15,18 @@ import numpy as np
 from stateful_tff import plots
 
 ROOT = Path(__file__).resolve().parents[1]
-RECORDED = ROOT / "experiments" / "results" / "convergence.jsonl"
-PICTURE = ROOT / "book" / "figures" / "result.svg"
+RESULTS, PICTURES = ROOT / "experiments" / "results", ROOT / "book" / "figures"
 
 
-def read(path: Path) -> list[dict]:
-    """Returns the recorded results of plain weighted averaging, and the baseline, in order."""
-    rows = [json.loads(line) for line in path.read_text().splitlines()]
-    return [row for row in rows if row["method"] in ("all", "biases only")]
+def read(study: str) -> list[dict]:
+    """Returns what a study has recorded, in order."""
+    lines = (RESULTS / f"{study}.jsonl").read_text().splitlines()
+    return [json.loads(line) for line in lines]
 
 
-def draw(rows: list[dict]) -> plt.Figure:
+def draw_result(rows: list[dict]) -> plt.Figure:
     """Returns the figure: the way down on validation ratings, and the test of three seeds."""
-    plots.use_style()
+    rows = [row for row in rows if row["method"] in ("all", "biases only")]
     fig, (curve, tested) = plt.subplots(1, 2, figsize=(8.0, 3.4), width_ratios=(3, 2), sharey=True)
     way = [row for row in rows if "validation" in row["protocol"]]
     curve.plot([row["rounds"] for row in way], [row["value"] for row in way])
@@ -48,6 +49,38 @@ def draw(rows: list[dict]) -> plt.Figure:
     return fig
 
 
-if __name__ == "__main__":
+def draw_waterfall(rows: list[dict]) -> plt.Figure:
+    """Returns the figure: bars from FedRecon's recipe to the stateful method, a step each."""
+    rows = [row for row in rows if row.get("part") == "waterfall"]
+    level = {row["method"]: row["value"] for row in rows if row["metric"] == "rmse, mean"}
+    names = list(level)
+    fig, ax = plt.subplots(figsize=(8.0, 3.4))
+    for height, (before, name) in enumerate(zip(names, names[1:], strict=False)):
+        change = level[name] - level[before]
+        outline = "black" if name == "the state is kept" else "none"
+        color = plots.ORANGE if change > 0 else plots.BLUE
+        ax.barh(height, change, left=level[before], color=color, edgecolor=outline)
+        ax.text(max(level[name], level[before]) + 0.001, height, f"{change:+.4f}", va="center")
+    for name, height in ((names[0], -0.5), (names[-1], len(names) - 1.5)):
+        ax.axvline(level[name], color=plots.GREY, linestyle=":")
+        ax.annotate(f"{level[name]:.4f}", (level[name], height), ha="right")
+    low, high = min(level.values()), max(level.values())
+    ax.set(xlabel="RMSE (stars)", xlim=(low - 0.004, high + 0.012))
+    ax.set_yticks(range(len(names) - 1), names[1:])
+    ax.invert_yaxis()
+    return fig
+
+
+def main() -> None:
+    """Draws all pictures."""
+    plots.use_style()
     mpl.rcParams["svg.hashsalt"] = "stateful-tff"  # the same picture from the same numbers
-    draw(read(RECORDED)).savefig(PICTURE, metadata={"Date": None})
+    for picture, study, draw in (
+        ("result", "convergence", draw_result),
+        ("waterfall", "information_or_cache", draw_waterfall),
+    ):
+        draw(read(study)).savefig(PICTURES / f"{picture}.svg", metadata={"Date": None})
+
+
+if __name__ == "__main__":
+    main()

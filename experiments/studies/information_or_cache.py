@@ -89,7 +89,7 @@ def waterfall() -> dict[str, Arm]:
     return arms
 
 
-def grid(visits=(0, 1, 3, SOLVED), served=(0, 1, 6, SOLVED), **setting) -> dict[str, Arm]:
+def grid(visits=(0, 3, SOLVED), served=(0, 1, 6, SOLVED), **setting) -> dict[str, Arm]:
     """Kept and forgotten state, by passes in a visit and passes before serving."""
     arms = {}
     for keep in (True, False):
