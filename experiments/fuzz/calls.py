@@ -65,6 +65,7 @@ from stateful_tff.evaluation import (
     drift,
     gains,
     metrics,
+    own_ratings,
     paired,
     participation,
     ranking,
@@ -235,11 +236,32 @@ call(
 )
 call("data", data.load_ratings, name=("synthetic", one_of("auto")), cache_dir=(None, PATH))
 call("data", data.read_movielens, path=(lambda: _written(), PATH))
+call(
+    "data", data.parse_users, data=(b"1::F::25::3::12345", Kind(lambda v: False)),
+    where=("users.dat", ANYTHING),
+)  # fmt: skip
+call(
+    "data", lambda path: data.read_users(path, ratings()), "read_users",
+    path=(lambda: _written_users(), PATH),
+)  # fmt: skip
+call("data", lambda ratings: _load_users(ratings), "load_users", ratings=(ratings, THING))
 call("data", data.write_movielens, ratings=(ratings, THING), folder=("written", PATH))
 
 
 def _written():
     return data.write_movielens(ratings(), os.path.abspath("movielens"))
+
+
+def _written_users():
+    folder = _written()
+    lines = [f"{user}::F::25::3::12345" for user in ratings().user_ids]
+    (folder / "users.dat").write_text("\n".join(lines))
+    return folder
+
+
+def _load_users(of):
+    with mock.patch.dict(os.environ, STATEFUL_TFF_DATA=str(_written_users())):
+        return data.load_users(attrs.evolve(of, name="ml-1m"))
 
 
 RAW = pd.DataFrame(dict(user=[1, 2], movie=[3, 3], rating=[4.0, 5.0], timestamp=[1, 2]))
@@ -872,6 +894,17 @@ call(
     minus=(None, NONE),
     **_intervals,
 )
+call("evaluation", paired.rmse_of_users, runs=(_errors, Kind(lambda v: False)))
+BY_SEED = array((2, 9))
+call(
+    "evaluation",
+    paired.mean_over_users,
+    values=(np.ones((2, 9)), BY_SEED),
+    per=(None, NONE),
+    users=(None, NONE),
+    minus=(None, NONE),
+    **_intervals,
+)
 call(
     "evaluation",
     drift.drift,
@@ -977,6 +1010,17 @@ call(
 )  # fmt: skip
 call("evaluation", cold_start.mean_start, states=(lambda: attrs.evolve(
     states(), num_visits=np.array([1, 0, 1])), THING), start=(states, THING))  # fmt: skip
+call(
+    "evaluation",
+    own_ratings.cross_validated,
+    serve=(lambda part, held_out: np.ones(len(held_out)), CALLED),
+    support=(TRAIN, THING),
+    folds=(3, whole(2)),
+)
+call(
+    "evaluation", own_ratings.serves_better, personal=(PREDICTED, PREDICTIONS),
+    baseline=(PREDICTED, PREDICTIONS), support=(TEST, THING),
+)  # fmt: skip
 
 # experiment
 

@@ -7,9 +7,12 @@ from random_ratings import random_ratings
 from stateful_tff.evaluation.metrics import rmse_difference
 from stateful_tff.evaluation.paired import (
     SMALLEST_EFFECT,
+    OverSeeds,
     PairedDifference,
     UserErrors,
+    mean_over_users,
     paired_difference,
+    rmse_of_users,
     user_errors,
 )
 
@@ -104,3 +107,45 @@ def test_how_much_a_difference_has_grown():
     assert 0 < grown.low and grown.high - grown.low < one.high - one.low
     with pytest.raises(ValueError, match="3 and 3 and 3 and 2 seeds make no pairs"):
         paired_difference(first, second, minus=(third, fourth[:2]))
+
+
+def test_the_mean_over_users_is_that_of_each_seed():
+    first, second = runs(np.random.default_rng(1), shift=0.05)
+    gain = rmse_of_users(second) - rmse_of_users(first)
+    gain[0, :50] = np.nan  # whom the first seed does not judge
+    found = mean_over_users(gain)
+    assert found.by_seed == pytest.approx(np.nanmean(gain, axis=1))
+    assert found.value == pytest.approx(np.mean(found.by_seed))
+    assert found.low < -0.05 < found.high < 0
+
+
+def test_relative_means_divide_sums_and_groups_share_their_draws():
+    first, second = runs(np.random.default_rng(1), shift=0.05)
+    before = rmse_of_users(second)
+    gain = before - rmse_of_users(first)
+    found = mean_over_users(gain, per=before)
+    assert found.value == pytest.approx(np.mean(gain.sum(axis=1) / before.sum(axis=1)))
+    half = np.arange(200) < 100
+    apart = mean_over_users(gain, users=half, minus=~half)
+    alone = [mean_over_users(gain, users=group).value for group in (half, ~half)]
+    assert apart.value == pytest.approx(alone[0] - alone[1])
+    assert mean_over_users(gain, users=half, minus=half) == OverSeeds(0, 0, 0, (0, 0, 0))
+
+
+def test_the_interval_of_a_mean_covers_it():
+    rng, inside = np.random.default_rng(0), 0
+    for _ in range(200):
+        own = rng.normal(0.1, 1.0, 120)
+        found = mean_over_users(own + rng.normal(0, 0.1, (3, 120)), draws=300)
+        inside += found.low <= 0.1 <= found.high
+    assert 0.90 <= inside / 200 <= 0.99
+
+
+def test_who_is_not_judged_has_no_error_and_a_group_of_nobody_no_mean():
+    one = UserErrors(np.array([4.0, 0.0]), np.array([4, 0]))
+    values = rmse_of_users([one])
+    assert values[0, 0] == 1 and np.isnan(values[0, 1])
+    with pytest.raises(ValueError, match="A group of 0 users has nobody to judge"):
+        mean_over_users(values, users=np.array([False, True]))
+    with pytest.raises(TypeError, match="users must be an array with True or False for each of 2"):
+        mean_over_users(values, users=np.array([True]))

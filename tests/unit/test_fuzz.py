@@ -77,7 +77,15 @@ PARTS_OF_A_ROUND = {
     *("DatasetsByClient", "Layout", "RatingsFiles", "Release", "as_path", "download", "find"),
     *("has_fractions", "order_in_time", "parse_movies", "parse_ratings", "read_table"),  # files
     *("recognize", "sentences", "sorted_table", "initializer_of", "Weighted", "checked_solve"),
-    *("LeaveOneOut", "SeenAndUnseen", "Factors", "Biases", "PairedDifference", "UserErrors"),
+    *(
+        "LeaveOneOut",
+        "SeenAndUnseen",
+        "Factors",
+        "Biases",
+        "PairedDifference",
+        "UserErrors",
+        "OverSeeds",
+    ),
     *("MatrixFactorizationModel", "VariableFunctionalModel", "build_server_broadcast_message"),
 }
 

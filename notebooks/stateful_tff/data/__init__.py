@@ -5,9 +5,10 @@ Knows nothing of models, methods, engines, stores and TFF.
 
 from .clients import ClientDatasets, DatasetsByClient, ExampleDatasets
 from .grouplens import download
-from .movielens import load_ratings, read_movielens, write_movielens
+from .movielens import load_ratings, load_users, read_movielens, write_movielens
 from .orders import permutations
 from .parsing import parse_movies, parse_ratings
+from .people import parse_users, read_users
 from .ratings import DataError, Ratings, index_ratings
 from .splits import (
     Split,
@@ -29,11 +30,14 @@ __all__ = [
     "download",
     "index_ratings",
     "load_ratings",
+    "load_users",
     "parse_movies",
     "parse_ratings",
+    "parse_users",
     "permutations",
     "read_movielens",
     "read_table",
+    "read_users",
     "split_at_random",
     "split_by_time",
     "split_users",

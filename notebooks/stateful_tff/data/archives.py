@@ -1,4 +1,4 @@
-"""What a folder or a zip holds: the pairs of a ratings file and a movies file, read on demand.
+"""What a folder or a zip holds: a ratings file with its movies file and perhaps its users file.
 
 Knows nothing of the lines of a file, downloads, splits, models and TFF.
 """
@@ -20,6 +20,7 @@ from .ratings import DataError
 from .releases import LAYOUTS
 
 FILES = [f for one in LAYOUTS.values() for f in (one.ratings_file, one.movies_file)]
+USERS_FILE = "users.dat"  # who the users said they are, in ML-1M alone
 _LARGEST_UNPACKED = 2**31  # bytes; the ratings of MovieLens-latest take 0.9 GB
 _LARGEST_RATIO = 50  # of what is larger than _ALWAYS_FINE; ratings pack to about a fifth
 _ALWAYS_FINE = 2**26  # bytes
@@ -38,12 +39,14 @@ class RatingsFiles:
         layout: the name of its ratings file, which says how both files are written.
         ratings_file: where its ratings are, for messages.
         movies_file: where its movies are.
-        read: returns the content of one of these two.
+        users_file: where its users are, if it says who they are.
+        read: returns the content of one of these.
     """
 
     layout: str
     ratings_file: str
     movies_file: str
+    users_file: str | None
     read: Callable[[str], bytes]
 
 
@@ -94,10 +97,7 @@ def find(path: Path) -> list[RatingsFiles]:
         if path.is_file() and path.name not in LAYOUTS:
             return _in_zip(path)
         folder = path.parent if path.is_file() else path
-        files = [
-            f for layout in LAYOUTS.values() for f in (layout.ratings_file, layout.movies_file)
-        ]
-        names = [str(folder / f) for f in files if (folder / f).is_file()]
+        names = [str(folder / f) for f in (*FILES, USERS_FILE) if (folder / f).is_file()]
         found = _pairs(names, _read_file, str(folder))
         return [one for one in found if path == folder or one.ratings_file == str(path)]
 
@@ -114,11 +114,13 @@ def _pairs(names: list[str], read: Callable[[str], bytes], where: str) -> list[R
             for name in pair:
                 if name not in there:
                     raise DataError(f"{name} is missing; unpack the zip again.")
+            users = str(Path(folder) / USERS_FILE)
             found.append(
                 RatingsFiles(
                     layout=layout.ratings_file,
                     ratings_file=pair[0],
                     movies_file=pair[1],
+                    users_file=users if users in there else None,
                     read=read,
                 )
             )
@@ -140,7 +142,7 @@ def _in_zip(path: Path) -> list[RatingsFiles]:
                 raise DataError(f"{path} holds {name!r}, outside its folder; take another zip.")
             if member.flag_bits & 1:
                 raise DataError(f"{path} is encrypted; unpack it and name the folder instead.")
-            if PurePosixPath(name).name not in FILES:
+            if PurePosixPath(name).name not in (*FILES, USERS_FILE):
                 continue
             inside = str(path / name)
             if inside in members:

@@ -16,6 +16,7 @@ from ..checks import shown
 from . import archives
 from .grouplens import download
 from .parsing import FIRST_SECOND, LAST_SECOND, parse_movies, parse_ratings
+from .people import read_users
 from .ratings import DataError, Ratings, has_fractions, index_ratings
 from .releases import HIGHEST_RATING, LAYOUTS, RELEASES, recognize
 from .synthetic import synthetic_ratings
@@ -177,7 +178,7 @@ def load_ratings(name: str = "auto", *, cache_dir: str | os.PathLike | None = No
     if not isinstance(name, str) or name not in ("auto", "synthetic", *RELEASES):
         known = " or ".join(RELEASES)
         raise DataError(f"{shown(name)} is no data set; use auto, synthetic, {known}.")
-    where = os.environ.get("STATEFUL_TFF_DATA", "").strip().strip("\"'")
+    where = _named_place()
     if name == "synthetic" or (name == "auto" and where == "synthetic"):
         return synthetic_ratings()
     if where and where != "synthetic":
@@ -195,16 +196,50 @@ def load_ratings(name: str = "auto", *, cache_dir: str | os.PathLike | None = No
     return read_movielens(path)
 
 
-def _read_named(where: Path, name: str) -> Ratings:
-    """Reads the release of this name, or the first of any, in what STATEFUL_TFF_DATA names."""
+def load_users(ratings: Ratings, *, cache_dir: str | os.PathLike | None = None) -> pd.DataFrame:
+    """Loads who the users of MovieLens-1M said they are, from where `load_ratings` found it.
+
+    Args:
+        ratings: the ratings of "ml-1m".
+        cache_dir: where downloads are kept, as for `load_ratings`.
+
+    Returns:
+        Columns `gender`, `age` and `occupation`, one row per user, indexed by contiguous id.
+
+    Raises:
+        DataError: if the ratings are others, or the file is missing or wrong.
+    """
+    if ratings.name != "ml-1m":
+        raise DataError(
+            f"Nothing says who the users of {ratings.name!r} are; only ml-1m has gender, age and "
+            "occupation, so load that."
+        )
+    where = _named_place()
+    if not where or where == "synthetic":
+        return read_users(download("ml-1m", cache_dir), ratings)
+    found = [place for place in _places(Path(where).expanduser(), "ml-1m") if archives.find(place)]
+    return read_users(found[0] if found else where, ratings)
+
+
+def _named_place() -> str:
+    """Returns what STATEFUL_TFF_DATA names."""
+    return os.environ.get("STATEFUL_TFF_DATA", "").strip().strip("\"'")
+
+
+def _places(where: Path, name: str) -> list[Path]:
+    """Returns the folders and zips in a place that may hold the release of this name."""
     with archives.sentences(where):
         here = where.is_file() or any((where / file).is_file() for file in archives.FILES)
         folders = [where / "ml-10M100K"] if name in ("auto", "ml-10m") else []
         for one in RELEASES if name == "auto" else [name]:
             folders += [where / one, where / f"{one}.zip"]
         places = [place for place in folders if place.exists()]
-        places = [where] if here else places
-    others = []
+    return [where] if here else places
+
+
+def _read_named(where: Path, name: str) -> Ratings:
+    """Reads the release of this name, or the first of any, in what STATEFUL_TFF_DATA names."""
+    others, places = [], _places(where, name)
     for place in places:
         if not archives.find(place) and place != places[-1]:
             continue  # an empty folder beside a zip

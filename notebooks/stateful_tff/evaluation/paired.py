@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import attrs
 import numpy as np
 
-from ..checks import listed, shown
+from ..checks import array_of, finite_array, listed, shown
 from ..data import Ratings
 from .bootstrap import bounds, populations
 from .metrics import clipped_errors
@@ -53,19 +53,28 @@ def user_errors(predicted: np.ndarray, ratings: Ratings) -> UserErrors:
 
 
 @attrs.frozen
-class PairedDifference:
-    """The RMSE of one method minus that of another, in stars.
+class OverSeeds:
+    """A statistic of users with its interval.
 
     Attributes:
         value: the mean over seeds.
         low, high: the ends of the interval, over users.
-        by_seed: the difference of each seed.
+        by_seed: the value of each seed.
     """
 
     value: float
     low: float
     high: float
     by_seed: tuple[float, ...]
+
+    def __str__(self):
+        """The value with its interval."""
+        return f"{self.value:+.4f} ({self.low:+.4f}, {self.high:+.4f})"
+
+
+@attrs.frozen
+class PairedDifference(OverSeeds):
+    """The RMSE of one method minus that of another, in stars."""
 
     @property
     def verdict(self) -> str:
@@ -75,10 +84,6 @@ class PairedDifference:
         if self.low > 0 or self.high < 0:
             return "worse" if self.value > 0 else "better"
         return "undecided"
-
-    def __str__(self):
-        """The difference with its interval."""
-        return f"{self.value:+.4f} ({self.low:+.4f}, {self.high:+.4f})"
 
 
 def paired_difference(
@@ -132,3 +137,85 @@ def paired_difference(
         differences.append(rmse[0] - rmse[1] - (rmse[2] - rmse[3] if minus else 0.0))
     value, low, high = map(float, bounds(np.mean(differences, axis=0), level))
     return PairedDifference(value, low, high, tuple(float(d[0]) for d in differences))
+
+
+def rmse_of_users(runs: Sequence[UserErrors]) -> np.ndarray:
+    """Returns the RMSE of each user in each run, in stars.
+
+    Args:
+        runs: the errors of one method, one `UserErrors` per seed.
+
+    Returns:
+        float64[seeds, num_users]; NaN where a run does not judge the user.
+
+    Raises:
+        TypeError: if it is no list of `UserErrors`.
+    """
+    with np.errstate(invalid="ignore"):
+        return np.array([np.sqrt(r.squared / r.count) for r in listed("runs", runs, UserErrors)])
+
+
+def mean_over_users(
+    values: np.ndarray,
+    *,
+    per: np.ndarray | None = None,
+    users: np.ndarray | None = None,
+    minus: np.ndarray | None = None,
+    draws: int = 1000,
+    seed: int = 0,
+    level: float = 0.95,
+) -> OverSeeds:
+    """Returns the mean of what is known of each user, with the interval of `paired_difference`.
+
+    Args:
+        values: float[seeds, num_users], such as gains in stars; NaN where a seed does not judge
+            the user.
+        per: float[seeds, num_users]; the result is the sum of the values per sum of these, such
+            as the error before, which makes gains relative. Left out, a plain mean.
+        users: bool[num_users], whom to take the mean of; left out, everybody.
+        minus: bool[num_users], a second group, whose mean is taken away from the first's, on the
+            same drawn populations.
+        draws: how many populations to draw.
+        seed: decides the draws.
+        level: the share of the drawn populations that lie in the interval.
+
+    Raises:
+        TypeError: if an array or a number is of the wrong kind.
+        ValueError: if shapes differ, a value is infinite, or a group has nobody in a seed or in a
+            drawn population.
+    """
+    values = array_of("values", values, ndim=2).astype(np.float64)
+    known = ~np.isnan(values)
+    per = known if per is None else array_of("per", per, ndim=2)
+    groups = [_group("users", users, values.shape[1])]
+    groups += [] if minus is None else [_group("minus", minus, values.shape[1])]
+    if per.shape != values.shape:
+        raise ValueError(f"per has the shape {list(per.shape)}, and values {list(values.shape)}.")
+    finite_array("values", values[known])
+    judged = np.flatnonzero(known.any(axis=0))
+    often = populations(len(judged), draws, seed)
+    above, below = np.where(known, values, 0)[:, judged], np.where(known, per, 0)[:, judged]
+    means = []
+    for group in groups:
+        size = often @ (below * group[judged]).T
+        if not (size > 0).all():
+            raise ValueError(
+                f"A group of {int(group[judged].sum())} users has nobody to judge in some seed or "
+                "drawn population; take a larger group."
+            )
+        means.append(often @ (above * group[judged]).T / size)
+    found = means[0] - means[1] if len(means) > 1 else means[0]
+    value, low, high = map(float, bounds(found.mean(axis=1), level))
+    return OverSeeds(value, low, high, tuple(map(float, found[0])))
+
+
+def _group(name: str, users: np.ndarray | None, size: int) -> np.ndarray:
+    """Returns who is in a group, bool[size]; everybody where it is left out."""
+    if users is None:
+        return np.ones(size, bool)
+    if not isinstance(users, np.ndarray) or users.dtype != bool or users.shape != (size,):
+        raise TypeError(
+            f"{name} must be an array with True or False for each of {size} users, not "
+            f"{shown(users)}."
+        )
+    return users
