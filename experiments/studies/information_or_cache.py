@@ -166,8 +166,8 @@ def main() -> None:
     )
     data = ratings_of(options.data).name
 
-    def study(part, protocol, arms, pairs):
-        fields = dict(data=data, part=part, protocol=protocol)
+    def study(part, protocol, arms, pairs, **more):
+        fields = dict(data=data, part=part, protocol=protocol, **more)
         found = run_all(options.data, protocol, seeds, arms)
         write_values(recorder, found, seeds, **fields)
         for first, second in pairs:
@@ -204,7 +204,7 @@ def main() -> None:
             rounds = options.rounds * 100 // cohort
             arms = grid((0, 3), (0, 6, SOLVED), cohort_size=cohort, rounds=rounds)
             pairs = [(name, name.replace("kept", "forgotten")) for name in arms if "kept" in name]
-            study("participation", "seen, random", arms, pairs)
+            study("participation", "seen, random", arms, pairs, cohort_size=cohort)
     recorder.write(
         data=data, part=", ".join(options.parts), protocol="all", method="all",
         metric="seconds of the study", value=time.perf_counter() - start,
