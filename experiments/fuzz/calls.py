@@ -71,6 +71,12 @@ from stateful_tff.evaluation import (
     ranking,
     staleness,
 )
+from stateful_tff.evaluation.clients import (
+    error_rates,
+    paired_errors,
+    share_harmed,
+    worst_tenth,
+)
 from stateful_tff.experiment import Experiment
 from stateful_tff.methods.tff_fed_recon import alternating_batches, reconstruction_model_fn
 from stateful_tff.progress import progress
@@ -234,6 +240,31 @@ call(
     round_num=(0, FROM_ZERO),
     epochs=(1, COUNT),
 )
+call(
+    "data", data.deal_by_label, labels=([0, 1, 1, 0, 2, 2], array((6,), whole=True)),
+    num_clients=(2, whole(1, 3)), per_client=(2, whole(1, 3)), concentration=(0.5, POSITIVE),
+    seed=(0, SEED),
+)  # fmt: skip
+call(
+    "data", data.digit_clients, num_clients=(5, whole(1, 170)), per_client=(10, whole(1, 359)),
+    skew=("labels", one_of("rotation")), strength=(0.5, number(least=0, most=1)), seed=(0, SEED),
+)  # fmt: skip
+call(
+    "data", data.synthetic_clients, alpha=(1.0, NOT_NEGATIVE), beta=(1.0, NOT_NEGATIVE),
+    num_clients=(3, COUNT), per_client=(4, COUNT), seed=(0, SEED),
+)  # fmt: skip
+call(
+    "data", data.sequence_clients, num_clients=(3, COUNT), per_client=(4, COUNT),
+    strength=(0.5, number(least=0, most=1)), num_symbols=(4, whole(2)), length=(5, COUNT),
+    seed=(0, SEED),
+)  # fmt: skip
+call(
+    "data",
+    lambda **a: data.split_examples([(np.ones((4, 2)), np.ones(4))] * 2, **a),
+    "split_examples",
+    train=(0.5, SHARE),
+    seed=(0, SEED),
+)
 call("data", data.load_ratings, name=("synthetic", one_of("auto")), cache_dir=(None, PATH))
 call("data", data.read_movielens, path=(lambda: _written(), PATH))
 call(
@@ -344,8 +375,70 @@ call(
     target_spec=(tf.TensorSpec([None]), THING),
 )
 
+ERRORS = np.array([0.1, 0.5, 0.2])
+call("evaluation", worst_tenth, errors=(ERRORS, array((...,))))
+call("evaluation", share_harmed, errors=(ERRORS, array((3,))), others=(ERRORS[::-1], array((3,))))
+call(
+    "evaluation", paired_errors, first=([ERRORS], array((1, 3))), second=([ERRORS], array((1, 3))),
+    draws=(10, COUNT), seed=(0, SEED),
+)  # fmt: skip
+call(
+    "evaluation",
+    error_rates,
+    model=(lambda: models.dense_network(2, 2), THING),
+    global_weights=(lambda: [w[None] for w in models.dense_network(2, 2).global_weights], THING),
+    local_weights=(lambda: [w[None] for w in models.dense_network(2, 2).local_weights], THING),
+    examples=(lambda: [(np.ones((3, 2), "f"), np.ones(3, int))], THING),
+)
+LAYERS = {name: models.networks.dense(np.random.default_rng(0), 2, 2) for name in "ab"}
+PRIVATE = Kind(lambda v: False)
+call(
+    "models",
+    models.classifier,
+    layers=(LAYERS, THING),
+    scores=(lambda layers, x, losses: x @ layers["a"][0] @ layers["b"][0], CALLED),
+    private=(["b"], PRIVATE),
+    input_spec=(INPUTS, THING),
+)
+call(
+    "models", models.image_network, side=(8, whole(4, 100)), num_classes=(3, whole(2)),
+    filters=(2, COUNT), width=(4, COUNT), private=(["head"], PRIVATE), seed=(0, SEED),
+)  # fmt: skip
+call(
+    "models", models.dense_network, num_inputs=(5, COUNT), num_classes=(3, whole(2)),
+    width=(4, COUNT), private=(["hidden"], PRIVATE), seed=(0, SEED),
+)  # fmt: skip
+call(
+    "models", models.sequence_network, num_symbols=(4, whole(2)), length=(3, COUNT),
+    width=(4, COUNT), private=(["head"], PRIVATE), seed=(0, SEED),
+)  # fmt: skip
+call("models", models.exchanged, model=(lambda: models.FunctionalModel(**FIRST), THING))
+FIRST = {name: value for name, (value, _) in _functional.items()}
+
 # methods
 RATE = either(NOT_NEGATIVE, NONE)
+for _f in (
+    methods.fed_avg_whole, methods.reptile, methods.alone, methods.fed_per, methods.fed_rep,
+    methods.lg_fed_avg, methods.fed_bn, methods.apfl, methods.per_fed_avg,
+):  # fmt: skip
+    call("methods", _f, epochs=(1, COUNT))
+call("methods", methods.fed_prox, mu=(0.1, NOT_NEGATIVE), epochs=(1, COUNT))
+call("methods", methods.ditto, strength=(0.1, NOT_NEGATIVE), epochs=(1, COUNT))
+call(
+    "methods", methods.pfedme, strength=(0.1, NOT_NEGATIVE), rate=(0.1, NOT_NEGATIVE),
+    local_rounds=(2, COUNT), epochs=(1, COUNT),
+)  # fmt: skip
+call("methods", methods.scaffold, num_clients=(5, COUNT), epochs=(1, COUNT))
+call(
+    "methods", methods.fed_dyn, num_clients=(5, COUNT), strength=(0.1, POSITIVE),
+    epochs=(1, COUNT),
+)  # fmt: skip
+call(
+    "methods",
+    methods.mixed,
+    model=(lambda: models.FunctionalModel(**FIRST), THING),
+    mixing=(0.5, SHARE),
+)
 call(
     "methods", methods.sgd, server=(1.0, NOT_NEGATIVE), client=(1.0, NOT_NEGATIVE),
     local=(1.0, NOT_NEGATIVE),

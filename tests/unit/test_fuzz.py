@@ -87,6 +87,17 @@ PARTS_OF_A_ROUND = {
         "OverSeeds",
     ),
     *("MatrixFactorizationModel", "VariableFunctionalModel", "build_server_broadcast_message"),
+    *("whole_model", "keep_whole_model", "train_whole", "toward", "shared", "equally", "zeros"),
+    "checked_strength",
+    *(
+        "keep_zeros",
+        "halves",
+        "predicting_weights",
+        "Classifier",
+        "strength_at",
+        "normalization",
+        "normalized",
+    ),
 }
 
 

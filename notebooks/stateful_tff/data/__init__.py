@@ -10,6 +10,13 @@ from .orders import permutations
 from .parsing import parse_movies, parse_ratings
 from .people import parse_users, read_users
 from .ratings import DataError, Ratings, index_ratings
+from .skewed import (
+    deal_by_label,
+    digit_clients,
+    sequence_clients,
+    split_examples,
+    synthetic_clients,
+)
 from .splits import (
     Split,
     split_at_random,
@@ -27,6 +34,8 @@ __all__ = [
     "ExampleDatasets",
     "Ratings",
     "Split",
+    "deal_by_label",
+    "digit_clients",
     "download",
     "index_ratings",
     "load_ratings",
@@ -38,10 +47,13 @@ __all__ = [
     "read_movielens",
     "read_table",
     "read_users",
+    "sequence_clients",
     "split_at_random",
     "split_by_time",
+    "split_examples",
     "split_users",
     "support_and_query",
+    "synthetic_clients",
     "synthetic_ratings",
     "write_movielens",
 ]

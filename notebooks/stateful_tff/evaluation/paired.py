@@ -74,12 +74,18 @@ class OverSeeds:
 
 @attrs.frozen
 class PairedDifference(OverSeeds):
-    """The RMSE of one method minus that of another, in stars."""
+    """The RMSE of one method minus that of another, in stars; or the same of another error.
+
+    Attributes:
+        smallest: the smallest effect of interest.
+    """
+
+    smallest: float = SMALLEST_EFFECT
 
     @property
     def verdict(self) -> str:
-        """ "better", "worse", "no difference" (of `SMALLEST_EFFECT`) or "undecided"."""
-        if max(abs(self.low), abs(self.high)) < SMALLEST_EFFECT:
+        """ "better", "worse", "no difference" (of `smallest`) or "undecided"."""
+        if max(abs(self.low), abs(self.high)) < self.smallest:
             return "no difference"
         if self.low > 0 or self.high < 0:
             return "worse" if self.value > 0 else "better"

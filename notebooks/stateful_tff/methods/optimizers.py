@@ -153,20 +153,28 @@ def with_own_rates(optimizer: Optimizer, state, weights, rate: float | None = No
     return optimizer.set_hparams(state, tf.nest.map_structure(tf.convert_to_tensor, rates))
 
 
-def plain_rate(name: str, optimizer: Optimizer) -> float:
+def plain_rate(
+    name: str,
+    optimizer: Optimizer,
+    why: str = "the packed engine runs build_sgdm(rate) without momentum only",
+    instead: str = "use the per-client or the vectorized engine",
+) -> float:
     """Returns the learning rate of plain SGD.
 
+    Args:
+        name: of the optimizer, for the message.
+        optimizer: the optimizer.
+        why: why no other one will do, for the message.
+        instead: what to do then.
+
     Raises:
-        ValueError: if the optimizer is another one, with `name` in the message.
+        ValueError: if the optimizer is another one.
     """
     plain = tff.learning.optimizers.build_sgdm(0.1)
     state = optimizer.initialize((tf.TensorSpec([2]),))
     rate = state.get("learning_rate") if isinstance(state, dict) else None
     if type(optimizer) is not type(plain) or len(state) != 1 or rate is None:
-        raise ValueError(
-            f"{name} is not plain SGD, and the packed engine runs build_sgdm(rate) without "
-            "momentum only; use the per-client or the vectorized engine."
-        )
+        raise ValueError(f"{name} is not plain SGD, and {why}; {instead}.")
     return float(rate)
 
 

@@ -12,9 +12,18 @@ from .keras_model import (
     local_model_variables,
 )
 from .matrix_factorization import MatrixFactorization, matrix_factorization_model
+from .networks import (
+    Classifier,
+    classifier,
+    dense_network,
+    exchanged,
+    image_network,
+    sequence_network,
+)
 
 __all__ = [
     "INPUT_SPEC",
+    "Classifier",
     "FunctionalModel",
     "MatrixFactorization",
     "MatrixFactorizationModel",
@@ -22,9 +31,14 @@ __all__ = [
     "UserEmbedding",
     "build_keras_model",
     "build_model_fn",
+    "classifier",
+    "dense_network",
+    "exchanged",
     "functional_keras_model",
     "functional_matrix_factorization",
     "global_model_variables",
+    "image_network",
     "local_model_variables",
     "matrix_factorization_model",
+    "sequence_network",
 ]
