@@ -305,6 +305,77 @@ call(
     movies=(MOVIES, THING),
     best_rmse=(None, ANYTHING),
 )
+
+
+@functools.cache
+def log() -> data.Ratings:
+    """Choices of a few users."""
+    return data.positives(ratings())
+
+
+def sampler() -> data.NegativeSampler:
+    """What draws their negatives."""
+    return data.NegativeSampler(log(), 0)
+
+
+COUNTS = array((2,), whole=True, least=0)
+LOG = pd.DataFrame(dict(who=[1, 1, 2], what=[3, 4, 3], when=[1, 2, 3]))
+call("data", data.positives, ratings=(ratings, THING), least=(4, either(number(most=5), NONE)))
+call(
+    "data",
+    data.read_log,
+    source=(LOG, THING),
+    user=("who", THING),
+    item=("what", THING),
+    time=("when", THING),
+    name=("mine", ANYTHING),
+)
+call("data", data.split_leave_one_out, log=(log, THING), seed=(0, SEED))
+call(
+    "data",
+    data.split_at_time,
+    log=(log, THING),
+    train=(0.7, SHARE),
+    validation=(0.15, number(above=0, below=0.3)),
+    seed=(0, SEED),
+)
+call("data", data.NegativeSampler, known=(log, THING), seed=(0, SEED))
+call(
+    "data",
+    lambda **a: sampler()(**a),
+    "NegativeSampler.__call__",
+    clients=([1, 0], IDS),
+    counts=([3, 2], COUNTS),
+    round_num=(0, FROM_ZERO),
+)
+call(
+    "data",
+    data.times_drawn,
+    sampler=(sampler, THING),
+    clients=([1, 2], ids(2**32)),
+    counts=([3, 2], COUNTS),
+    rounds=([0], THING),
+    size=(NUM_ITEMS, whole(NUM_ITEMS)),
+)
+call(
+    "data",
+    data.refuse_peeking,
+    sampler=(sampler, THING),
+    train=(log, THING),
+    held_out=(log, THING),
+    negatives=(4, COUNT),
+    rounds=(2, COUNT),
+)
+call(
+    "data",
+    data.ImplicitDatasets,
+    log=(log, THING),
+    batch_size=(5, COUNT),
+    negatives=(4, whole(0, 10_000)),
+    sampler=(sampler, THING),
+    pairs=(False, FLAG),
+    shuffle_seed=(0, either(SEED, NONE)),
+)
 # models
 _spec = dict(
     num_items=(30, COUNT),

@@ -76,6 +76,7 @@ PARTS_OF_A_ROUND = {
     *("Trained", "trained_ones", "VariableTrainer", "PaddedBatches", "FunctionalTrainer"),
     *("DatasetsByClient", "Layout", "RatingsFiles", "Release", "as_path", "download", "find"),
     *("has_fractions", "order_in_time", "parse_movies", "parse_ratings", "read_table"),  # files
+    *("generators", "cuts", "split_by_part"),
     *("recognize", "sentences", "sorted_table", "initializer_of", "Weighted", "checked_solve"),
     *(
         "LeaveOneOut",

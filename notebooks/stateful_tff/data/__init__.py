@@ -5,7 +5,15 @@ Knows nothing of models, methods, engines, stores and TFF.
 
 from .clients import ClientDatasets, DatasetsByClient, ExampleDatasets
 from .grouplens import download
+from .implicit import (
+    ImplicitDatasets,
+    positives,
+    read_log,
+    split_at_time,
+    split_leave_one_out,
+)
 from .movielens import load_ratings, load_users, read_movielens, write_movielens
+from .negatives import NegativeSampler, refuse_peeking, times_drawn
 from .orders import permutations
 from .parsing import parse_movies, parse_ratings
 from .people import parse_users, read_users
@@ -32,6 +40,8 @@ __all__ = [
     "DataError",
     "DatasetsByClient",
     "ExampleDatasets",
+    "ImplicitDatasets",
+    "NegativeSampler",
     "Ratings",
     "Split",
     "deal_by_label",
@@ -44,16 +54,22 @@ __all__ = [
     "parse_ratings",
     "parse_users",
     "permutations",
+    "positives",
+    "read_log",
     "read_movielens",
     "read_table",
     "read_users",
     "sequence_clients",
+    "refuse_peeking",
     "split_at_random",
+    "split_at_time",
     "split_by_time",
     "split_examples",
+    "split_leave_one_out",
     "split_users",
     "support_and_query",
     "synthetic_clients",
     "synthetic_ratings",
+    "times_drawn",
     "write_movielens",
 ]

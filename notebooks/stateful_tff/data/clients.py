@@ -129,13 +129,29 @@ class DatasetsByClient(Mapping):
         round_num = whole_number("round_num", round_num, 0)
         epochs = num_passes("epochs", epochs)
         ids = checked_ids(client_ids, self.num_clients)
-        orders = iter(permutations(self.shuffle_seed, ids, self.counts[ids], round_num, epochs))
+        x_all, y_all, counts = self.in_round(ids, round_num)
+        orders = iter(permutations(self.shuffle_seed, ids, counts, round_num, epochs))
         datasets = []
-        for client in ids:
-            x, y = self.x[self._rows(client)], self.y[self._rows(client)]
+        for start, count in zip(np.cumsum(counts) - counts, counts, strict=True):
+            x, y = x_all[start : start + count], y_all[start : start + count]
             passes = [self._batches(x[order], y[order]) for order in islice(orders, epochs)]
             datasets.append(functools.reduce(tf.data.Dataset.concatenate, passes))
         return datasets
+
+    def in_round(self, client_ids: np.ndarray, round_num: int) -> tuple:
+        """Returns the examples of some clients in a round, in stored order.
+
+        Args:
+            client_ids: int64[n], each once.
+            round_num: the number of the round, from 0; here every round has the same examples.
+
+        Returns:
+            Inputs and targets, client after client, and how many of each client, int64[n].
+        """
+        counts = self.counts[client_ids]
+        begins = np.cumsum(counts) - counts
+        rows = np.arange(counts.sum()) + np.repeat(self.starts[client_ids] - begins, counts)
+        return self.x[rows], self.y[rows], counts
 
     def part(self, name: str) -> DatasetsByClient:
         """Returns one part of every client's examples, as datasets of the same kind.

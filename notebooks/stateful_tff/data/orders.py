@@ -16,6 +16,8 @@ from numpy.random.bit_generator import ISeedSequence
 
 from ..checks import array_of, num_passes, seed_number, whole_number
 
+NEGATIVES = 2**32 - 1  # the stream that negatives are drawn from
+
 
 def permutations(
     seed: int, clients: Sequence[int], counts: Sequence[int], round_num: int, epochs: int
@@ -36,23 +38,46 @@ def permutations(
         TypeError: if a number is not whole.
         ValueError: if one is too small, or clients and counts differ in number.
     """
-    before = _words(seed_number("seed", seed))
-    after, epochs = _words(whole_number("round_num", round_num, 0)), num_passes("epochs", epochs)
-    clients = array_of("clients", clients, whole=True, ndim=1)
     counts = array_of("counts", counts, whole=True, ndim=1)
-    if len(counts) != len(clients) or min(counts.min(initial=0), clients.min(initial=0)) < 0:
+    makers = generators(seed, clients, round_num, range(num_passes("epochs", epochs)))
+    if len(counts) * epochs != len(makers) or counts.min(initial=0) < 0:
         raise ValueError("clients and counts must hold numbers from 0, as many of both.")
-    if clients.max(initial=0) >= 2**32:
-        raise ValueError(f"Client ids are below 2**32, and there is {clients.max()}.")
-    keys = np.empty((len(clients) * epochs, len(before) + len(after) + 2), np.uint32)
-    keys[:, : len(before)] = before
-    keys[:, len(before)] = np.repeat(np.asarray(clients, np.uint32), epochs)
-    keys[:, len(before) + 1 : -1] = after
-    keys[:, -1] = np.tile(np.arange(epochs), len(clients))
     return [
-        np.random.Generator(np.random.PCG64(_Hashed(state))).permutation(count)
-        for state, count in zip(_hash(keys), np.repeat(counts, epochs), strict=True)
+        rng.permutation(count) for rng, count in zip(makers, np.repeat(counts, epochs), strict=True)
     ]
+
+
+def generators(
+    seed: int, clients: Sequence[int], round_num: int, streams: Sequence[int]
+) -> list[np.random.Generator]:
+    """Returns the clients' own generators of one round, client by client and stream by stream.
+
+    Each is in the state of `np.random.default_rng([seed, client, round_num, stream])`.
+
+    Args:
+        seed: from 0.
+        clients: client ids from 0, below 2**32.
+        round_num: the number of the round, from 0.
+        streams: what a client draws for, whole numbers from 0, below 2**32: its orders take
+            0, 1, … and `NEGATIVES` is for the negatives that it draws.
+
+    Raises:
+        TypeError: if a number is not whole.
+        ValueError: if one is too small or too large.
+    """
+    before = _words(seed_number("seed", seed))
+    after = _words(whole_number("round_num", round_num, 0))
+    clients = array_of("clients", clients, whole=True, ndim=1)
+    streams = array_of("streams", streams, whole=True, ndim=1)
+    for name, numbers in (("Client ids", clients), ("Streams", streams)):
+        if not 0 <= numbers.min(initial=0) <= numbers.max(initial=0) < 2**32:
+            raise ValueError(f"{name} are from 0 and below 2**32, and there is {numbers.max()}.")
+    keys = np.empty((len(clients) * len(streams), len(before) + len(after) + 2), np.uint32)
+    keys[:, : len(before)] = before
+    keys[:, len(before)] = np.repeat(np.asarray(clients, np.uint32), len(streams))
+    keys[:, len(before) + 1 : -1] = after
+    keys[:, -1] = np.tile(np.asarray(streams, np.uint32), len(clients))
+    return [np.random.Generator(np.random.PCG64(_Hashed(state))) for state in _hash(keys)]
 
 
 class _Hashed(ISeedSequence):

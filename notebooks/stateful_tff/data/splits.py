@@ -31,12 +31,12 @@ class Split:
         return attrs.evolve(self.train, table=table)
 
 
-def _split(ratings: Ratings, part: np.ndarray) -> Split:
+def split_by_part(ratings: Ratings, part: np.ndarray) -> Split:
     """Makes a split from the number of each row's part, 0 to 2; what is in none has another."""
     return Split(*(ratings.select(part == i) for i in progress(range(3), "Splitting", delay=2)))
 
 
-def _cuts(count, train: float, validation: float) -> tuple:
+def cuts(count, train: float, validation: float) -> tuple:
     """Where to cut so many things into three parts: two indices, rounded down."""
     train, validation = finite_number("train", train), finite_number("validation", validation)
     if not (train > 0 and validation > 0 and train + validation < 1):
@@ -79,7 +79,7 @@ def split_by_time(
         ValueError: if a share is not finite, or the seed negative.
     """
     counts = np.diff(ratings.bounds)
-    first, second = _cuts(counts, train, validation)
+    first, second = cuts(counts, train, validation)
     too_few = (counts > 0) & ((first == 0) | (first == second) | (second == counts))
     if too_few.any():
         u = too_few.argmax()
@@ -93,7 +93,7 @@ def split_by_time(
         ratings = attrs.evolve(ratings, table=ratings.table.iloc[order].reset_index(drop=True))
     user, index = ratings.table["user"].to_numpy(), _index_in_user(ratings)
     part = (index >= first[user]).astype(np.int8) + (index >= second[user])
-    return _split(ratings, part)
+    return split_by_part(ratings, part)
 
 
 def split_at_random(
@@ -112,13 +112,13 @@ def split_at_random(
         TypeError: if an argument is of the wrong kind.
         ValueError: if a share is not finite, or the seed negative.
     """
-    first, second = _cuts(len(ratings), train, validation)
+    first, second = cuts(len(ratings), train, validation)
     if not 0 < first < second < len(ratings):
         raise DataError(f"{len(ratings)} ratings are too few for three parts; use more ratings.")
     order = np.random.default_rng(seed_number("seed", seed)).permutation(len(ratings))
     part = np.zeros(len(ratings), np.int8)
     part[order[first:second]], part[order[second:]] = 1, 2
-    return _split(ratings, part)
+    return split_by_part(ratings, part)
 
 
 def split_users(
@@ -143,7 +143,7 @@ def split_users(
         ValueError: if a share is not finite, the seed negative, or `max_ratings` below one.
     """
     users = np.flatnonzero(np.diff(ratings.bounds))
-    first, second = _cuts(len(users), train, validation)
+    first, second = cuts(len(users), train, validation)
     if not 0 < first < second < len(users):
         raise DataError(f"{len(users)} users are too few for three parts; use more users.")
     order = np.random.default_rng(seed_number("seed", seed)).permutation(users)
@@ -152,7 +152,7 @@ def split_users(
     rows = part[ratings.table["user"].to_numpy()]
     beyond = _index_in_user(ratings) >= whole_number("max_ratings", max_ratings, 1)
     rows[ratings.in_time()[beyond]] = 3
-    return _split(ratings, rows)
+    return split_by_part(ratings, rows)
 
 
 def support_and_query(ratings: Ratings) -> tuple[Ratings, Ratings]:

@@ -128,13 +128,14 @@ def pad(clients, cohort: np.ndarray, round_num: int, epochs: int) -> PaddedBatch
     Returns:
         `PaddedBatches` with a first axis of clients. Padding repeats a real example.
     """
-    size, counts = clients.batch_size, clients.counts[cohort]
+    x, y, counts = clients.in_round(cohort, round_num)
+    size, starts = clients.batch_size, np.cumsum(counts) - counts
     per_epoch = -(-counts // size)
     steps = epochs * int(per_epoch.max(initial=0))
     orders = permutations(clients.shuffle_seed, cohort, counts, round_num, epochs)
     source = np.zeros((len(cohort), steps * size), np.int64)
     sizes = np.zeros((len(cohort), steps), np.int32)
-    for row, (count, start) in enumerate(zip(counts, clients.starts[cohort], strict=True)):
+    for row, (count, start) in enumerate(zip(counts, starts, strict=True)):
         for number in range(epochs):
             first = number * per_epoch[row]
             rows = slice(first * size, first * size + count)
@@ -142,4 +143,4 @@ def pad(clients, cohort: np.ndarray, round_num: int, epochs: int) -> PaddedBatch
             full = np.arange(per_epoch[row]) * size
             sizes[row, first : first + per_epoch[row]] = np.minimum(size, count - full)
     source = source.reshape(len(cohort), steps, size)
-    return PaddedBatches(clients.x[source], clients.y[source], sizes)
+    return PaddedBatches(x[source], y[source], sizes)
