@@ -9,6 +9,7 @@ import tensorflow as tf
 from .optimizers import Optimizers, initial_state, step_in_place, with_own_rates
 
 LOCAL, GLOBAL, BOTH, NEITHER = "local", "global", "both", "neither"
+IN_TURN = "in turn"  # at each batch first the local weights, then, with these, the global ones
 
 
 def checked_solve(moves: str) -> str:
@@ -92,7 +93,8 @@ class VariableTrainer:
             data: a `tf.data.Dataset` of batches.
             global_weights: where the global weights start, a list.
             local_weights: where the local weights start, a list.
-            moves: `LOCAL`, `GLOBAL`, `BOTH` or `NEITHER`; what does not move stays as it is.
+            moves: `LOCAL`, `GLOBAL`, `BOTH`, `IN_TURN` or `NEITHER`; what does not move stays as
+                it is.
             rate: the learning rate of the local weights, in place of the local optimizer's own.
             optimizer_state: of the local optimizer; `()` starts it afresh.
             adjust: `((global, local) gradients, (global, local) weights) -> gradients`, called
@@ -119,11 +121,23 @@ class VariableTrainer:
             return attrs.evolve(frozen, local_weights=_newton(local_weights, slope, curvature))
         model, optimizers = self.model, self.optimizers
         groups = model.global_model_variables, model.local_model_variables
-        in_motion = moves in (GLOBAL, BOTH), moves in (LOCAL, BOTH)
+        in_motion = moves in (GLOBAL, BOTH, IN_TURN), moves in (LOCAL, BOTH, IN_TURN)
         start = global_weights, local_weights
         trained = [trained_ones(model, group) for group in groups]
         kept = bool(tf.nest.flatten(optimizer_state))
         data = data.with_options(_without_tuning())
+
+        def pull(batch):
+            with tf.GradientTape() as tape:
+                output = model.forward_pass(batch)
+            gradients = tape.gradient(output.loss, groups)
+            if adjust is not None:
+                gradients = adjust(*_dense(gradients, groups))
+            gradients = [
+                [g if moved else None for g, moved in zip(*pair, strict=True)]
+                for pair in zip(gradients, trained, strict=True)
+            ]
+            return output, gradients
 
         @tf.function
         def steps():
@@ -137,22 +151,19 @@ class VariableTrainer:
             local_state = with_own_rates(optimizers.local, local_state, groups[1], rate)
             num_examples = tf.constant(0.0)
             for batch in iter(data):
-                with tf.GradientTape() as tape:
-                    output = model.forward_pass(batch)
-                gradients = tape.gradient(output.loss, groups)
-                if adjust is not None:
-                    gradients = adjust(*_dense(gradients, groups))
-                gradients = [
-                    [g if moved else None for g, moved in zip(*pair, strict=True)]
-                    for pair in zip(gradients, trained, strict=True)
-                ]
-                if in_motion[0]:
-                    client_state = step_in_place(
-                        optimizers.client, client_state, groups[0], gradients[0]
-                    )
+                output, gradients = pull(batch)
                 if in_motion[1]:
                     local_state = step_in_place(
                         optimizers.local, local_state, groups[1], gradients[1]
+                    )
+                if moves == IN_TURN:
+                    counted = [variable.read_value() for variable in model.local_variables]
+                    _, gradients = pull(batch)
+                    for variable, value in zip(model.local_variables, counted, strict=True):
+                        variable.assign(value)
+                if in_motion[0]:
+                    client_state = step_in_place(
+                        optimizers.client, client_state, groups[0], gradients[0]
                     )
                 num_examples += tf.cast(output.num_examples, tf.float32)
             # Statistics change with each batch, also those of a group that stays as it is.
@@ -302,9 +313,10 @@ class FunctionalTrainer:
         client_state = initial_state(optimizers[0], weights[0])
         local_state = optimizer_state if kept else initial_state(optimizers[1], weights[1])
         states = client_state, with_own_rates(optimizers[1], local_state, weights[1], rate)
-        in_motion = moves in (GLOBAL, BOTH), moves in (LOCAL, BOTH)
+        in_turn = (1,), (0,)  # groups that move together, one such after the other
+        turns = {GLOBAL: ((0,),), LOCAL: ((1,),), BOTH: ((0, 1),), IN_TURN: in_turn}.get(moves, ())
 
-        def step(t, weights, states, metrics):
+        def pull(t, weights):
             size = data.sizes[t]
             with tf.GradientTape() as tape:
                 tape.watch(weights)
@@ -318,14 +330,20 @@ class FunctionalTrainer:
             )
             if adjust is not None:
                 gradients = tf.nest.map_structure(tf.convert_to_tensor, adjust(gradients, weights))
-            after, states_after = list(weights), list(states)
-            for group in range(2):
-                if in_motion[group]:
+            return sums, gradients, unused
+
+        def step(t, weights, states, metrics):
+            size, after, states_after = data.sizes[t], list(weights), list(states)
+            sums, gradients, unused = pull(t, weights)
+            for number, together in enumerate(turns):
+                if number:
+                    _, gradients, unused = pull(t, tuple(after))
+                for group in together:
                     states_after[group], moved = optimizers[group].next(
-                        states[group], weights[group], tuple(gradients[group])
+                        states[group], after[group], tuple(gradients[group])
                     )
                     if adjust is None:  # a weight that the loss does not use stays as it is
-                        pairs = zip(unused[group], weights[group], moved, strict=True)
+                        pairs = zip(unused[group], after[group], moved, strict=True)
                         moved = tuple(old if alone else new for alone, old, new in pairs)
                     after[group] = moved
             after, states_after = tf.nest.map_structure(

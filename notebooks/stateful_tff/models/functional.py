@@ -10,7 +10,7 @@ import attrs
 import tensorflow as tf
 import tensorflow_federated as tff
 
-from ..checks import called, finite_array, shown
+from ..checks import called, finite_array, shown, whole_number
 from .keras_model import global_model_variables, local_model_variables
 from .matrix_factorization import MatrixFactorization
 
@@ -29,12 +29,16 @@ class FunctionalModel:
             may depend on the others, since short batches are padded.
         input_spec: the type of a batch, a mapping of x and y to `tf.TensorSpec` with a first
             axis of any length.
+        num_rows: where x holds row numbers, and is used for nothing else: the number of rows of
+            the tables that it looks them up in. Every weight whose first axis is as long is such
+            a table.
     """
 
     global_weights: list
     local_weights: list
     example_losses: Callable
     input_spec: OrderedDict
+    num_rows: int | None = None
 
     def __attrs_post_init__(self):
         """Checks every attribute.
@@ -52,6 +56,8 @@ class FunctionalModel:
                 if getattr(getattr(weight, "dtype", None), "name", "")[:5] not in _FLOATS:
                     raise TypeError(f"{name} must hold floating-point numbers; make them float32.")
         called("example_losses", self.example_losses)
+        if self.num_rows is not None:
+            whole_number("num_rows", self.num_rows, 1)
         spec = self.input_spec
         if not isinstance(spec, Mapping) or list(spec) != ["x", "y"]:
             raise TypeError(f"input_spec must map x and y to a tf.TensorSpec, not {shown(spec)}.")
@@ -160,6 +166,7 @@ def functional_matrix_factorization(spec: MatrixFactorization) -> FunctionalMode
         [variable.numpy() for variable in local_model_variables(keras_model)],
         example_losses,
         OrderedDict(x=tf.TensorSpec([None, 1], tf.int64), y=tf.TensorSpec([None, 1], tf.float32)),
+        spec.num_items,
     )
 
 
