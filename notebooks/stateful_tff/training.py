@@ -110,7 +110,7 @@ def _fault(metrics, server_state, states, first_loss) -> str | None:
     loss = metrics["loss"]
     if metrics["num_examples"] and not np.isfinite(loss):
         return f"the training loss is {loss}"
-    if first_loss is not None and loss > 100 * first_loss:
+    if first_loss is not None and loss > 100 * abs(first_loss):
         return f"the training loss is {loss:.3g}, over 100 times the first one"
     return None
 

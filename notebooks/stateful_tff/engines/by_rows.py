@@ -172,7 +172,9 @@ def _work_of_a_part(method, model, optimizers, data, client_state, message) -> t
         ]
         sent, new = map(tf.nest.flatten, one_client(*values))
         totals = [
-            tf.tensor_scatter_nd_add(total, rows[:, None], part) if _is_table(kind) else total + part
+            tf.tensor_scatter_nd_add(total, rows[:, None], part)
+            if _is_table(kind)
+            else total + part
             for kind, total, part in zip(sums, totals, sent, strict=True)
         ]
         for number, (kind, part) in enumerate(zip(states, new, strict=True)):
@@ -187,8 +189,7 @@ def _work_of_a_part(method, model, optimizers, data, client_state, message) -> t
     )
     totals = [one[:-1] if _is_table(kind) else one for kind, one in zip(sums, totals, strict=True)]
     new = [
-        tf.ensure_shape(array.stack(), one.shape)
-        for array, one in zip(arrays, before, strict=True)
+        tf.ensure_shape(array.stack(), one.shape) for array, one in zip(arrays, before, strict=True)
     ]
     return tuple(map(tf.nest.pack_sequence_as, one_client.structured_outputs, (totals, new)))
 

@@ -138,7 +138,7 @@ def neural_factorization(
     stddev: float = 0.1,
     seed: int = 0,
 ) -> FunctionalModel:
-    """Returns the model of FedNCF: a tower over a user's and an item's vector, beside their product.
+    """Returns the model of FedNCF: a tower over both vectors, beside their product.
 
     It is NeuMF (He et al. 2017, section 3.4) with one pair of vectors for both branches, as in
     federated form of Perifanis and Efraimidis (2022): the towers and the item table are shared.
