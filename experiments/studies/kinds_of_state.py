@@ -1,0 +1,174 @@
+"""What a client keeps, lost, swapped and aged on purpose; and SCAFFOLD where few take part.
+
+    python -m experiments.studies.kinds_of_state
+
+Said before the runs. Primary endpoint: the mean error rate of the clients after a change of
+their states minus that without it, at once and after ten more rounds, paired over clients.
+Three changes: *dropped*, everybody's state is a new client's again; *swapped*, each client gets
+the state of the next one, as when states are found by position; *aged*, each has its state of
+round 10 beside the server of round 40. Expected: what predicts (a part of the model, a whole
+model, a mixing weight) hurts at once and heals; what steers the training (control variates,
+moments) does nothing at once and may hurt later; statistics hurt at once where inputs differ.
+Second part: SCAFFOLD minus FedAvg at equal visits, with 2 to 40 of 40 clients in a round;
+expected to be worse the fewer take part, since control variates are then older.
+
+The settings are fixed, not tuned: rate 0.15, and the strengths below. Five seeds. Takes about
+five minutes on two quiet cores.
+"""
+
+import argparse
+import multiprocessing
+import time
+from concurrent.futures import ProcessPoolExecutor
+
+from experiments import personal_arms as arms
+from experiments.personal_arms import POPULATIONS, Run, Trial
+
+# isort: split
+import attrs
+import numpy as np
+import tensorflow as tf
+
+from experiments.record import Recorder
+from stateful_tff.evaluation.clients import paired_errors
+from stateful_tff.stores.contract import as_arrays
+
+NAME = "kinds_of_state"
+AGED, LATER = 10, 10
+# The kind of state: the way that keeps it, its data, and what of the state is meant.
+KINDS = {
+    "a part of the model": ("FedPer", "digits, label skew", "all"),
+    "a whole model": ("Ditto", "digits, label skew", "all"),
+    "a mixing weight": ("APFL", "digits, label skew", "last"),
+    "a control variate": ("SCAFFOLD", "digits, label skew", "all"),
+    "the gradient at the end": ("FedDyn", "digits, label skew", "all"),
+    "moments": ("FedPer, momentum", "digits, label skew", "memory"),
+    "statistics": ("FedBN", "digits, rotation", "all"),
+}
+STRENGTHS = {"Ditto": 0.3, "APFL": 0.5, "FedDyn": 0.1}
+
+
+def setting(name: str) -> Trial:
+    """Returns the setting of a way; momentum makes its steps ten times as long."""
+    return Trial(0.03 if "momentum" in name else 0.15, STRENGTHS.get(name, 0.3), 5)
+
+
+def meant(states, part: str) -> list:
+    """Returns which leaves of a state belong to a kind."""
+    own, memory = (tf.nest.flatten(x) for x in (states.local_weights, states.optimizer_state))
+    if part == "last":
+        return [False] * (len(own) - 1) + [True] + [False] * len(memory)
+    return [part == "all"] * len(own) + [True] * len(memory)
+
+
+def mixed_states(states, others, part: str):
+    """Returns states with one kind of their leaves taken from others."""
+    chosen = iter(meant(states, part))
+
+    def leaves(field):
+        mine, theirs = getattr(states, field), getattr(others, field)
+        return tf.nest.map_structure(lambda a, b: b if next(chosen) else a, mine, theirs)
+
+    return attrs.evolve(
+        states,
+        local_weights=leaves("local_weights"),
+        optimizer_state=leaves("optimizer_state"),
+    )
+
+
+def changed(kind: str, seed: int) -> dict[str, tuple]:
+    """Returns for each change the error rates at once and after more rounds."""
+    name, title, part = KINDS[kind]
+    run = Run(name, POPULATIONS[title], seed, setting(name))
+    everyone = np.arange(arms.CLIENTS)
+    first = run.store[everyone]
+    old = run.train(AGED).store[everyone]
+    store = run.train().store
+    kept = store[everyone]
+    ring = np.roll(np.arange(arms.SEEN), 1)
+    order = np.append(ring, everyone[arms.SEEN :])
+    others = {
+        "kept": kept,
+        "dropped": first,
+        "swapped": tf.nest.map_structure(lambda leaf: leaf[order], kept),
+        "aged": old,
+    }
+    found = {}
+    for change, states in others.items():
+        run.store = store.copy()
+        run.store.replace(as_arrays(mixed_states(kept, states, part)))
+        at_once = run.errors()
+        found[change] = at_once, run.train(arms.ROUNDS + LATER).errors()
+    return found
+
+
+def participation(name: str, cohort: int, seed: int) -> np.ndarray:
+    """Returns the error rates after as many visits as usual, with a cohort of some size."""
+    run = Run(name, POPULATIONS["digits, label skew"], seed, setting(name), cohort)
+    return run.train(arms.VISITS * arms.SEEN // cohort).errors()
+
+
+def kinds_of(name: str, kinds: list[str], seeds) -> list[tuple]:
+    """Runs all kinds that a way keeps, with one trace."""
+    return [(kind, [changed(kind, seed) for seed in seeds]) for kind in kinds]
+
+
+def cohorts_of(name: str, cohorts, seeds) -> dict[int, list]:
+    """Runs a way with cohorts of several sizes."""
+    return {c: [participation(name, c, seed) for seed in seeds] for c in cohorts}
+
+
+def main() -> None:
+    """Measures and records."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--cohorts", type=int, nargs="+", default=[2, 5, 10, 20, 40])
+    parser.add_argument("--kinds", nargs="+", default=[*KINDS])
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--out", default=NAME)
+    options = parser.parse_args()
+    start, seeds = time.perf_counter(), range(options.seeds)
+    recorder = Recorder(options.out)
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(options.workers, mp_context=context) as pool:
+        calls = [pool.submit(kinds_of, KINDS[kind][0], [kind], seeds) for kind in options.kinds]
+        pair = {
+            name: pool.submit(cohorts_of, name, options.cohorts, seeds)
+            for name in ("SCAFFOLD", "FedAvg")
+        }
+        for call in calls:
+            for kind, runs in call.result():
+                write_changes(recorder, kind, runs)
+        scaffold, plain = (call.result() for call in pair.values())
+        for cohort in options.cohorts:
+            gap = paired_errors(scaffold[cohort], plain[cohort])
+            recorder.write(
+                data="digits, label skew", method="SCAFFOLD", minus="FedAvg", cohort=cohort,
+                metric="error difference", value=gap.value, low=gap.low, high=gap.high,
+                by_seed=[round(v, 5) for v in gap.by_seed], verdict=gap.verdict,
+                error=float(np.mean(scaffold[cohort])),
+            )  # fmt: skip
+    recorder.write(
+        data="all", method="all", metric="seconds of the study",
+        value=time.perf_counter() - start, workers=options.workers, seeds=options.seeds,
+    )  # fmt: skip
+    recorder.finish()
+
+
+def write_changes(recorder: Recorder, kind: str, runs: list[dict]) -> None:
+    """Records the damage of each change, at once and later."""
+    name, title, _ = KINDS[kind]
+    for when, moment in enumerate(("at once", f"after {LATER} rounds")):
+        kept = [run["kept"][when] for run in runs]
+        for change in ("dropped", "swapped", "aged"):
+            damage = paired_errors([run[change][when] for run in runs], kept)
+            recorder.write(
+                data=title, kind=kind, method=name, change=change, moment=moment,
+                metric="error difference", value=damage.value, low=damage.low,
+                high=damage.high, by_seed=[round(v, 5) for v in damage.by_seed],
+                verdict=damage.verdict, kept=float(np.mean(kept)),
+            )  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()
