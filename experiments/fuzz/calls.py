@@ -4,6 +4,7 @@ Knows nothing of how they are tried.
 """
 
 import contextlib
+import datetime
 import functools
 import itertools
 import os
@@ -44,6 +45,7 @@ from experiments.fuzz.values import (
 )
 from experiments.stand_in import StandIn
 from stateful_tff import checks, data, methods, models, stores, training
+from stateful_tff.data import archives, releases
 from stateful_tff.data.orders import permutations
 from stateful_tff.data.splits import Split
 from stateful_tff.engines import (
@@ -235,7 +237,7 @@ call(
     "data",
     permutations,
     seed=(0, SEED),
-    clients=([1, 2], ids(2**32)),
+    clients=([1, 2], array((2,), whole=True, least=0)),
     counts=([3, 2], array((2,), whole=True, least=0)),
     round_num=(0, FROM_ZERO),
     epochs=(1, COUNT),
@@ -265,8 +267,6 @@ call(
     train=(0.5, SHARE),
     seed=(0, SEED),
 )
-call("data", data.load_ratings, name=("synthetic", one_of("auto")), cache_dir=(None, PATH))
-call("data", data.read_movielens, path=(lambda: _written(), PATH))
 call(
     "data", data.parse_users, data=(b"1::F::25::3::12345", Kind(lambda v: False)),
     where=("users.dat", ANYTHING),
@@ -276,7 +276,159 @@ call(
     path=(lambda: _written_users(), PATH),
 )  # fmt: skip
 call("data", lambda ratings: _load_users(ratings), "load_users", ratings=(ratings, THING))
-call("data", data.write_movielens, ratings=(ratings, THING), folder=("written", PATH))
+call(
+    "data", data.load_ratings, name=("synthetic", one_of("auto")),
+    cache_dir=(None, either(PATH, NONE)),
+)  # fmt: skip
+call(
+    "data",
+    data.read_movielens,
+    path=(lambda: _written(), PATH),
+    names=(None, either(NONE, Kind(lambda v: v in (["a"],) if type(v) is list else False))),
+)
+call(
+    "data",
+    data.write_movielens,
+    ratings=(ratings, THING),
+    folder=("written", PATH),
+    release=("ml-1m", one_of("ml-10m")),
+)
+
+
+def _downloaded(**arguments):
+    """Calls `download`, with a stand-in for what reaches the network."""
+    with mock.patch("pooch.retrieve", lambda url, *_, **__: url):
+        return data.download(**arguments)
+
+
+call(
+    "data", _downloaded, "download", name=("ml-1m", one_of("ml-1m")),
+    cache_dir=(None, either(PATH, NONE)),
+)  # fmt: skip
+call("data", archives.as_path, name=("x", PATH))
+call("data", archives.find, path=(lambda: Path(_written()), PATH))
+call(
+    "data",
+    releases.recognize,
+    layout=("ratings.dat", one_of("ratings.dat")),
+    num_ratings=(5, FROM_ZERO),
+    num_users=(5, FROM_ZERO),
+    half_stars=(False, FLAG),
+)
+for _parse, _file in ((data.parse_ratings, "ratings.dat"), (data.parse_movies, "movies.dat")):
+    call(
+        "data",
+        _parse,
+        data=(lambda name=_file: (Path(_written()) / name).read_bytes(), Kind(lambda v: False)),
+        layout=("ratings.dat", one_of("ratings.dat")),
+        where=("ratings", ANYTHING),
+    )
+# One field of one line holds the odd value, as it is written.
+for _layout in releases.LAYOUTS.values():
+    for _column, _fits in enumerate(("12", "34", "4", "978300760")):
+
+        def _parsed(field, layout=_layout, column=_column):
+            fields = ["12", "34", "4", "978300760"]
+            fields[column] = str(field)
+            lines = [layout.header] * bool(layout.header) + [layout.separator.join(fields)]
+            text = "\n".join([*lines, layout.separator.join(["13", "34", "4", "978300760"])])
+            return data.parse_ratings(text.encode(), layout.ratings_file)
+
+        call(
+            "data",
+            _parsed,
+            f"parse_ratings of {_layout.ratings_file}, field {_column}",
+            field=(_fits, Kind(lambda v, column=_column: _can_stand(str(v), column))),
+        )
+
+
+def _can_stand(text: str, column: int) -> bool:
+    """Tells whether a text is an id, a rating or a time that a file of MovieLens may hold."""
+    text = text.partition(".")[0] if column != 2 and text.endswith(".0") else text
+    if column == 2:
+        return text in ("0.5", "1", "1.0", "1.5", "2", "2.0", "3", "3.0", "5")
+    least, most = (1, 2**63 - 1) if column < 2 else (788_918_400, 2_524_608_000)
+    return text.isdecimal() and least <= int(text) <= most
+
+
+FRAME = dict(u=["a", "a", "b"], i=[1, 2, 1], r=[4.0, 3.5, 1.0], t=[1, 2, 3], n=["x", "y", "x"])
+for _name, _source, _column in (
+    ("a DataFrame", lambda: pd.DataFrame(FRAME), lambda name: (name, one_of(name))),
+    ("a file", lambda: _table(True), lambda name: (name, one_of(name))),
+    (
+        "a file without header",
+        lambda: _table(False),
+        lambda name: (list(FRAME).index(name), Kind(lambda v: type(v) is int and 0 <= v < 5)),
+    ),
+):
+    call(
+        "data",
+        data.read_table,
+        f"read_table of {_name}",
+        source=(_source, Kind(lambda v: False)),
+        user=_column("u"),
+        item=_column("i"),
+        rating=_column("r"),
+        time=(_column("t")[0], either(_column("t")[1], NONE)),
+        title=(_column("n")[0], either(_column("n")[1], NONE)),
+        name=("mine", TEXT),
+        scale=(None, either(NONE, Kind(lambda v: False))),
+    )
+
+
+def _table(header: bool) -> str:
+    pd.DataFrame(FRAME).to_csv(f"table {header}.csv", index=False, header=header)
+    return f"table {header}.csv"
+
+
+_IDS = Kind(lambda v: isinstance(v, int | float | str | bytes | np.generic | Path | datetime.date))
+_READ = (
+    (data.read_table, "of a DataFrame", lambda table: table),
+    (data.read_table, "of a file", lambda table: table.to_csv("odd.csv", index=False) or "odd.csv"),
+)
+for _make, _what, _as in _READ:
+    for _column in FRAME:  # one cell holds the odd value
+
+        def _with_cell(value, column=_column, make=_make, source=_as):
+            cells = pd.Series([value, *FRAME[column][1:]], dtype=object)
+            table = pd.DataFrame(FRAME | {column: cells})
+            return make(source(table), "u", "i", "r", "t", title="n")
+
+        call("data", _with_cell, f"read_table {_what}, a cell of {_column}",
+             value=(FRAME[_column][0], ANYTHING))  # fmt: skip
+
+
+def _of_table(**changes):
+    table = ratings().table
+    return data.Ratings("mine", table, ratings().user_ids, ratings().items, **changes)
+
+
+call(
+    "data",
+    _of_table,
+    "Ratings",
+    best_rmse=(0.9, either(NOT_NEGATIVE, NONE)),
+    scale=((1, 5), either(NONE, array((2,)))),
+)
+for _column, _fits in (
+    ("user", whole(0, 0)),
+    ("item", whole(0, NUM_ITEMS - 1)),
+    ("rating", number()),
+    ("timestamp", whole(-(2**63), 2**63 - 1)),
+):
+
+    def _with_first(value, column=_column):  # in the first row
+        table = ratings().table
+        return attrs.evolve(
+            ratings(), table=table.assign(**{column: pd.Series([value, *table[column][1:]])})
+        )
+
+    call(
+        "data",
+        _with_first,
+        f"Ratings, column {_column}",
+        value=(lambda column=_column: ratings().table[column].iloc[0], _fits),
+    )
 
 
 def _written():
@@ -303,7 +455,8 @@ call(
     name=("mine", ANYTHING),
     raw=(RAW, THING),
     movies=(MOVIES, THING),
-    best_rmse=(None, ANYTHING),
+    best_rmse=(None, either(NOT_NEGATIVE, NONE)),
+    scale=(None, either(NONE, array((2,)))),
 )
 
 
@@ -532,6 +685,7 @@ call(
     epochs=(1, COUNT),
     when=(lambda: methods.first_visit, either(CALLED, NONE)),
     rate=(0.1, RATE),
+    solve=(False, FLAG),
 )
 call("methods", methods.DataPass, data=("all", one_of("all")), epochs=(1, COUNT))
 call(
@@ -681,7 +835,7 @@ call(
     index=(np.array([1, 0]), SOME_IDS),
     round_num=(0, FROM_ZERO),
     epochs=(1, COUNT),
-    keep_slots=(True, ANYTHING),
+    keep_slots=(True, FLAG),
 )
 call(
     "engines",
@@ -721,7 +875,7 @@ def _without_workers(make, **arguments):
 
 call(
     "engines", functools.partial(_without_workers, workers.start_workers), "start_workers",
-    count=(2, whole(1, 10**4)), pin=(False, FLAG), **_limits,
+    count=(2, whole(1, 1000)), pin=(False, FLAG), **_limits,
 )  # fmt: skip
 call(
     "engines", functools.partial(_without_workers, workers.connect_workers), "connect_workers",
@@ -861,7 +1015,7 @@ call(
 
 def _rounds(**arguments):
     store = arguments["store"]
-    for one in training.rounds(**arguments):
+    for one in itertools.islice(training.rounds(**arguments), 3):
         store.commit(one)
 
 
@@ -1232,6 +1386,32 @@ call(
     start=(None, THING),
     round_num=(0, FROM_ZERO),
     rate=(None, RATE),
+)
+call(
+    "experiment",
+    lambda **a: experiment().branch().solve(**a),
+    "Experiment.solve",
+    ratings=(None, THING),
+    l2=(None, either(NOT_NEGATIVE, NONE)),
+    shrink=(0.01, POSITIVE),
+)
+call(
+    "experiment",
+    lambda ratings: experiment().branch().hold(ratings),
+    "Experiment.hold",
+    ratings=(ratings, THING),
+)
+call(
+    "experiment",
+    lambda sampler: experiment().branch(sampler),
+    "Experiment.branch",
+    sampler=(None, either(CALLED, NONE)),
+)
+call(
+    "experiment",
+    lambda until: list(itertools.islice(experiment().branch().rounds(until), 1)),
+    "Experiment.rounds",
+    until=(0, FROM_ZERO),
 )
 for _name in ("predict", "score"):
     call(

@@ -324,6 +324,14 @@ def _refuse_ids(ids):
     raise TypeError(f"Client ids are a flat list of whole numbers, not {shown(ids)}.")
 
 
+def cohort_ids(cohort: Iterable[int], num_clients: int) -> np.ndarray:
+    """Returns the ids of a cohort, with one at least; see `client_ids` for the other errors."""
+    ids = client_ids(cohort, num_clients)
+    if not len(ids):
+        raise ValueError("A cohort is a list of client ids, with at least one in it.")
+    return ids
+
+
 def client_id(value: int, num_clients: int) -> int:
     """Returns the id of one client as an `int`; see `client_ids` for the errors."""
     is_list = isinstance(value, Iterable) and not isinstance(value, str | bytes)

@@ -13,13 +13,13 @@ import ctypes
 import importlib.abc
 import importlib.util
 import os
-import signal
 import sys
 import threading
 import weakref
 from pathlib import Path
 
 from .fresh import FreshProcess
+from .interrupts import interrupts_held_back
 
 WORKER_NAME = "worker_binary"
 TFF = "tensorflow_federated"
@@ -93,9 +93,10 @@ def compiled(computation):
     key = id(computation)
     if key not in _compiled:
         made = tff.backends.native.desugar_and_transform_to_native(computation)
+        # First, since the key may be that of another computation after the end of this one.
+        weakref.finalize(computation, _forget, key).atexit = False
         # Compiling forgets which containers the result comes in.
         _compiled[key] = type(computation).with_type(made, computation.type_signature)
-        weakref.finalize(computation, _forget, key).atexit = False
     return _compiled[key]
 
 
@@ -122,53 +123,22 @@ def end() -> None:
 
 
 def _run_until_stopped(loop) -> None:
-    """Runs an event loop in its thread."""
+    """Runs an event loop in its thread, and ends what is left over."""
     loop.run_forever()
+    left = asyncio.all_tasks(loop)
+    for task in left:
+        task.cancel()
+    if left:
+        loop.run_until_complete(asyncio.wait(left))
     loop.close()
 
 
 def _share() -> None:
     """Gives every thread of this process the runtime that TFF gives to the main thread."""
     global _shared
-    import grpc
     import tensorflow_federated as tff
 
-    class Executors(tff.framework.ExecutorFactory):
-        """TFF's own, which also let go of what the worker holds of computations that are gone."""
-
-        def __init__(self):
-            self._factory = tff.framework.local_cpp_executor_factory()
-            self._channel, self._used, self._gone = None, {}, 0
-
-        def create_executor(self, cardinalities):
-            # A channel to a worker that has ended is watched by a thread until it is closed, and
-            # TFF closes none; it makes a new one in here.
-            make = grpc.insecure_channel
-            grpc.insecure_channel = lambda *args, **options: self._use(make(*args, **options))
-            try:
-                executor = self._factory.create_executor(cardinalities)
-            finally:
-                grpc.insecure_channel = make
-            self._used[tuple(cardinalities.items())] = cardinalities
-            return executor
-
-        def _use(self, channel):
-            self.close()
-            self._channel = channel
-            return channel
-
-        def close(self):
-            if self._channel is not None:
-                self._channel.close()
-
-        def clean_up_executor(self, cardinalities):
-            self._factory.clean_up_executor(cardinalities)
-
-        def tidy(self):
-            if gone() - self._gone >= MOST_GONE:
-                self._gone = gone()
-                while self._used:
-                    self._factory.clean_up_executor(self._used.popitem()[1])
+    from .local_worker import LocalExecutors
 
     class Shared(tff.framework.SyncContext):
         """TFF's local runtime, for one computation at a time, from whichever thread."""
@@ -189,26 +159,25 @@ def _share() -> None:
                     return self._fresh.compute(comp, arg)
             with self._lock:
                 self._start()
-                work = self._context.invoke(compiled(comp), arg)
-                future = asyncio.run_coroutine_threadsafe(work, self._loop)
+                comp = compiled(comp)
                 try:
-                    result = future.result()
+                    work = self._context.invoke(comp, arg)
+                    result = asyncio.run_coroutine_threadsafe(work, self._loop).result()
+                    self._executors.tidy()
                 except KeyboardInterrupt:
-                    # Jupyter interrupts the worker as well, and the loop would wait for it.
-                    self.renew()
-                    for worker in _workers(os.getpid()):
-                        os.kill(worker, signal.SIGKILL)
+                    self.renew()  # nobody waits for the rest
                     raise
-                self._executors.tidy()
                 return result
 
         def _start(self):
             """Makes TFF's asynchronous context, and a loop in a thread: TFF's own never ends."""
             if self._ended:
                 raise RuntimeError("Python is shutting down; no computation can start now.")
-            if self._context is None:
+            if self._context is not None:
+                return
+            with interrupts_held_back(for_good=True):
                 note_use()
-                self._executors = Executors()
+                self._executors = LocalExecutors()
                 self._context = tff.framework.AsyncExecutionContext(
                     self._executors,
                     transform_args=tff.tensorflow.transform_args,
@@ -218,11 +187,12 @@ def _share() -> None:
                 threading.Thread(target=_run_until_stopped, args=[self._loop], daemon=True).start()
 
         def renew(self, ended=False):
-            if self._loop is not None:
-                self._executors.close()
-                self._loop.call_soon_threadsafe(self._loop.stop)
-            self._loop = self._context = self._executors = None
-            self._ended |= ended
+            with interrupts_held_back(for_good=True):
+                if self._loop is not None:
+                    self._executors.close()
+                    self._loop.call_soon_threadsafe(self._loop.stop)
+                self._loop = self._context = self._executors = None
+                self._ended |= ended
 
         def after_fork(self):
             # TFF ends its worker when a context goes; this one's worker is the parent's.

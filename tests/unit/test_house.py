@@ -17,7 +17,7 @@ IDS = [file.relative_to(PACKAGE).as_posix() for file in FILES]
 MOST_LINES = 400
 
 LEAVES = {*("__init__", "checks", "colab", "exercises", "plans", "plots", "progress", "recorded")}
-LEAVES |= {"fresh", "runtime", "session"}
+LEAVES |= {"fresh", "interrupts", "local_worker", "runtime", "session"}
 ROWS = ["state", "data", "models", "methods", "engines"]  # each sees what stands left of it
 MAY_IMPORT = {
     **{leaf: LEAVES for leaf in LEAVES},

@@ -18,9 +18,9 @@ from store_runs import (
     state_of,
 )
 
+from stateful_tff.interrupts import interrupts_held_back
 from stateful_tff.state import ClientState, ServerState
 from stateful_tff.stores import MemoryStore, SqlStore, StoreError
-from stateful_tff.stores.interrupts import interrupts_held_back
 from stateful_tff.training import Round
 
 

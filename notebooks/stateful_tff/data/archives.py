@@ -83,7 +83,7 @@ def sentences(path: Path):
         ) from error
 
 
-def find(path: Path) -> list[RatingsFiles]:
+def find(path: str | os.PathLike) -> list[RatingsFiles]:
     """Returns the data sets that a folder or a zip holds; nothing is unpacked.
 
     Args:
@@ -93,6 +93,7 @@ def find(path: Path) -> list[RatingsFiles]:
         DataError: if it cannot be read, half a data set is there, or the zip is not to be
             trusted.
     """
+    path = as_path(path)
     with sentences(path):
         if path.is_file() and path.name not in LAYOUTS:
             return _in_zip(path)

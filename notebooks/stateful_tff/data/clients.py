@@ -203,7 +203,8 @@ class ClientDatasets(DatasetsByClient):
     Args:
         ratings: the ratings.
         batch_size: ratings per batch; a client's last batch may be smaller.
-        max_ratings: at most so many of a client's oldest ratings; `None` keeps all.
+        max_ratings: at most so many of a client's oldest ratings, by time and, where times are
+            equal, by a hash, so in whatever order the ratings are stored; `None` keeps all.
         max_clients: only the first so many users; `None` keeps all.
         shuffle_seed: decides every order that `for_round` gives.
 
@@ -229,7 +230,8 @@ class ClientDatasets(DatasetsByClient):
         if max_ratings is not None:
             limit = whole_number("max_ratings", max_ratings, 1)
             index = np.arange(bounds[-1]) - np.repeat(bounds[:-1], counts)
-            counts, rows = np.minimum(counts, limit), np.flatnonzero(index < limit)
+            oldest = ratings.in_time()[: bounds[-1]][index < limit]
+            counts, rows = np.minimum(counts, limit), np.sort(oldest)
         items = ratings.table["item"].to_numpy(np.int64)[rows, None]
         stars = ratings.table["rating"].to_numpy(np.float32)[rows, None]
         super().__init__(items, stars, counts, batch_size, shuffle_seed)

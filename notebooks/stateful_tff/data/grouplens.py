@@ -14,7 +14,9 @@ import pooch
 import requests
 import urllib3
 
+from ..checks import shown
 from ..progress import progress
+from .archives import as_path
 from .ratings import DataError
 from .releases import RELEASES
 
@@ -40,16 +42,17 @@ def download(name: str, cache_dir: str | os.PathLike | None = None) -> Path:
         DataError: when there is no such zip to identify, or the server cannot be reached,
             refuses, stops, or sends something else.
     """
-    checksum = RELEASES[name].checksum if name in RELEASES else ""
+    is_known = isinstance(name, str) and name in RELEASES
+    checksum = RELEASES[name].checksum if is_known else ""
     if not checksum:
         named = [other for other, release in RELEASES.items() if release.checksum]
         raise DataError(
-            f"{name!r} cannot be downloaded here, as no checksum tells which file is meant; take "
+            f"{shown(name)} cannot be downloaded, as no checksum tells which file is meant; take "
             f"{', '.join(named)}, or set STATEFUL_TFF_DATA to a folder that holds the zip."
         )
     server = os.environ.get("STATEFUL_TFF_MIRROR", "").strip() or _SERVER
     url = f"{server.rstrip('/')}/{name}.zip"
-    cache_dir = Path(cache_dir or pooch.os_cache("stateful_tff"))
+    cache_dir = as_path(pooch.os_cache("stateful_tff") if cache_dir is None else cache_dir)
     cause = None
     try:
         return _fetch(url, checksum, f"{name}.zip", cache_dir)

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from ..checks import shown
+from ..checks import left_out_or, listed, shown
 from . import archives
 from .grouplens import download
 from .parsing import FIRST_SECOND, LAST_SECOND, parse_movies, parse_ratings
@@ -39,6 +39,7 @@ def read_movielens(path: str | os.PathLike, names: Sequence[str] | None = None) 
         DataError: naming the file, and the line where there is one.
     """
     path = archives.as_path(path)
+    names = left_out_or(listed)("names", names, str)
     found = archives.find(path)
     if not found:
         raise DataError(f"{path} holds no MovieLens: {' and '.join(LAYOUTS)} are missing.")
@@ -178,6 +179,7 @@ def load_ratings(name: str = "auto", *, cache_dir: str | os.PathLike | None = No
     if not isinstance(name, str) or name not in ("auto", "synthetic", *RELEASES):
         known = " or ".join(RELEASES)
         raise DataError(f"{shown(name)} is no data set; use auto, synthetic, {known}.")
+    cache_dir = None if cache_dir is None else archives.as_path(cache_dir)
     where = _named_place()
     if name == "synthetic" or (name == "auto" and where == "synthetic"):
         return synthetic_ratings()

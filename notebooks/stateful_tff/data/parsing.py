@@ -169,7 +169,7 @@ def _fault(fields: list[str], layout: Layout) -> str | None:
         if column == "rating":
             number, kind = r"-?(\d+\.?\d*|\.\d+)", "a number"
         if not re.fullmatch(number, field):
-            return f"column {column} holds {field!r}; write {kind}"
+            return f"column {column} holds {shown(field)}; write {kind}"
     user, movie, rating, timestamp = (float(field) for field in fields)
     for column, value in (("user", user), ("movie", movie)):
         if not 0 < value < 2**63:

@@ -9,7 +9,7 @@ import attrs
 import numpy as np
 import pandas as pd
 
-from ..checks import seed_number
+from ..checks import finite_array, finite_number, left_out_or, seed_number, shown
 from ..progress import progress
 
 
@@ -73,10 +73,11 @@ class Ratings:
             )
         rating = self.table["rating"].to_numpy()
         low, high = _ends(rating)
-        scale = self.scale or _usual_scale(rating, low, high)
+        left_out_or(finite_number)("best_rmse", self.best_rmse, 0)
+        scale = left_out_or(checked_scale)("scale", self.scale) or _usual_scale(rating, low, high)
         if scale == (1.0, 5.0) and has_fractions(rating):
             scale = _usual_scale(rating, low, high)
-        wider = min(float(scale[0]), low), max(float(scale[1]), high)
+        wider = min(scale[0], low), max(scale[1], high)
         object.__setattr__(self, "scale", wider)
 
     @property
@@ -185,9 +186,22 @@ class Ratings:
 _KEY = ("user", "item", "timestamp")
 
 
+def checked_scale(name: str, scale) -> tuple[float, float]:
+    """Returns the ends of a scale, the lowest and the highest rating, as two numbers.
+
+    Raises:
+        DataError: if there are not two, or the first is the higher one.
+        TypeError, ValueError: if they are no finite numbers.
+    """
+    ends = finite_array(name, scale, 1).astype(float).tolist()
+    if len(ends) != 2 or ends[0] > ends[1]:
+        raise DataError(f"{name} is the lowest and the highest rating, not {shown(scale)}.")
+    return tuple(ends)
+
+
 def _ends(rating: np.ndarray) -> tuple[float, float]:
     """The lowest and the highest rating; refuses what is no finite number."""
-    if not np.issubdtype(rating.dtype, np.number):
+    if rating.dtype.kind not in "iuf":
         raise DataError(f"Column rating holds {rating.dtype}; give numbers.")
     if not len(rating):
         return np.inf, -np.inf

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import attrs
 
+from ..checks import one_of, whole_number, yes_or_no
+
 
 @attrs.frozen(kw_only=True)
 class Layout:
@@ -130,6 +132,10 @@ def recognize(
         lowest and the highest rating that the release allows. In the layout of ML-1M and ML-10M
         half stars tell which of the two it is.
     """
+    one_of("layout", layout, LAYOUTS)
+    half_stars = yes_or_no("half_stars", half_stars)
+    num_ratings = whole_number("num_ratings", num_ratings, 0)
+    num_users = whole_number("num_users", num_users, 0)
     for name, release in RELEASES.items():
         fits = release.layout == layout and half_stars <= (release.step < 1)
         if fits and (num_ratings, num_users) in release.counts:

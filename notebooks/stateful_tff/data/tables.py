@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from ..checks import finite_number
+from ..checks import shown, text
 from ..progress import progress
 from .archives import as_path, sentences
-from .ratings import DataError, Ratings, sorted_table
+from .ratings import DataError, Ratings, checked_scale, sorted_table
 
 # The first bytes of a compressed file, and what pandas calls the way it is compressed.
 _PACKED = {b"\x1f\x8b": "gzip", b"BZh": "bz2", b"\xfd7zXZ\x00": "xz", b"PK\x03\x04": "zip"}
@@ -75,8 +75,8 @@ def read_table(
         where, table = str(source), _read_file(as_path(source), columns)
     for key, column in columns.items():
         if column not in table.columns:
-            shown = ", ".join(map(str, table.columns[:20]))
-            raise DataError(f"{where} has no column {column!r} for {key}; it has {shown}.")
+            known = ", ".join(map(str, table.columns[:20]))
+            raise DataError(f"{where} has no column {shown(column)} for {key}; it has {known}.")
         if not isinstance(table[column], pd.Series):
             raise DataError(f"{where} has the column {column!r} twice; rename one.")
     if not len(table):
@@ -95,16 +95,14 @@ def read_table(
         titles = table[title].iloc[first].astype(str).reset_index(drop=True)
     movies = pd.DataFrame({"movie_id": item_ids, "title": titles, "genres": ""})
     if scale is not None:
-        if not isinstance(scale, tuple | list) or len(scale) != 2:
-            raise DataError("A scale is its lowest and its highest rating; give two numbers.")
-        scale = low, high = tuple(finite_number("An end of scale", end) for end in scale)
+        scale = low, high = checked_scale("scale", scale)
         if not low <= stars.min() <= stars.max() <= high:
             raise DataError(
                 f"{where} has ratings from {stars.min():g} to {stars.max():g}, off the scale from "
                 f"{low:g} to {high:g}; give their own scale."
             )
     rows = sorted_table(users, items, stars, times)
-    return Ratings(str(name), rows, user_ids, movies, scale=scale)
+    return Ratings(text("name", name), rows, user_ids, movies, scale=scale)
 
 
 def _read_file(path: Path, columns: dict) -> pd.DataFrame:
@@ -175,12 +173,17 @@ def _indexed(column: pd.Series, where: str) -> tuple[np.ndarray, np.ndarray]:
             ids = ids.astype(np.int64)
         ids, place = _sorted(ids, where)
         return place[codes], ids
-    values = column.to_numpy()
+    values = column.infer_objects().to_numpy()
     if np.issubdtype(values.dtype, np.floating):
         if not np.array_equal(values, np.round(values)) or np.abs(values).max() > 2**53:
             raise DataError(f"{where} holds numbers with a fraction; ids are whole or texts.")
         values = values.astype(np.int64)
-    codes, ids = pd.factorize(values)
+    try:
+        codes, ids = pd.factorize(values)
+    except TypeError as error:
+        raise DataError(
+            f"{where} holds lists or tables; ids are whole numbers or texts."
+        ) from error
     ids, place = _sorted(np.asarray(ids), where)
     return place[codes], ids
 
@@ -208,7 +211,7 @@ def _numbers(column: pd.Series, where: str) -> np.ndarray:
     odd = ~np.isfinite(numbers)
     if odd.any():
         row = int(odd.argmax())
-        raise DataError(f"{where}: row {row} has {column.iloc[row]!r}; write a finite number.")
+        raise DataError(f"{where}: row {row} has {shown(column.iloc[row])}; write a finite number.")
     return numbers
 
 
@@ -216,6 +219,7 @@ def _times(column: pd.Series, where: str) -> np.ndarray:
     """Returns times as int64[n], after checking every one."""
     if column.isna().any():
         raise DataError(f"{where}: row {column.isna().to_numpy().argmax()} has no time; add one.")
+    column = column.infer_objects()  # numbers that were kept as objects
     if pd.api.types.is_bool_dtype(column):
         raise DataError(f"{where} holds truth values; name a column of times.")
     if pd.api.types.is_numeric_dtype(column):
@@ -232,8 +236,8 @@ def _times(column: pd.Series, where: str) -> np.ndarray:
         )
     except (ValueError, TypeError, OverflowError) as error:
         raise DataError(
-            f"{where} holds what is no time, such as {column.iloc[0]!r}; write whole numbers, or "
-            "dates such as 2020-12-31 23:59:59."
+            f"{where} holds what is no time, such as {shown(column.iloc[0])}; write whole "
+            "numbers, or dates such as 2020-12-31 23:59:59."
         ) from error
     exact = dates.to_numpy("datetime64[us]").astype(np.int64)
     return exact if (exact % 1_000_000).any() else exact // 1_000_000

@@ -11,6 +11,7 @@ import attrs
 import tensorflow as tf
 import tensorflow_federated as tff
 
+from ..checks import cohort_ids
 from ..methods.fed_avg import UsersAtServer
 from ..methods.method import Method, client_update
 from ..methods.optimizers import Optimizers, plain_rate
@@ -84,6 +85,7 @@ def build_packed_process(
         return kept[id(part)][1]
 
     def inputs(clients, cohort, round_num):
+        cohort = cohort_ids(cohort, clients.num_clients)
         packed = [packed_of(clients.part(phase.data)) for phase in phases]
         own_rows = phases[-1].epochs > 1 and phases[-1].moves != LOCAL
         num_parts = 1 + (len(cohort) > 500)

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import tensorflow_federated as tff
 
-from ..checks import client_ids, whole_number
+from ..checks import client_ids, cohort_ids, whole_number, yes_or_no
 from ..data.orders import permutations
 from ..data.ratings import DataError
 
@@ -79,7 +79,7 @@ def shard_type() -> tff.Type:
 
 def rounded_up(length: int) -> int:
     """Returns the next power of two, or three quarters of it where that is enough."""
-    power = 1 << max(int(length) - 1, 0).bit_length()
+    power = 1 << max(whole_number("length", length, 0) - 1, 0).bit_length()
     return power * 3 // 4 if 4 <= power and length <= power * 3 // 4 else power
 
 
@@ -137,7 +137,8 @@ class PackedRatings:
             epochs: passes over each client's ratings.
             keep_slots: whether to tell which rating is which in later epochs.
         """
-        size = self.batch_size
+        size, index = self.batch_size, cohort_ids(index, len(self.counts))
+        keep_slots = yes_or_no("keep_slots", keep_slots)
         order = np.argsort(-self.counts[index], kind="stable")
         clients = index[order]
         counts = self.counts[clients]
@@ -191,9 +192,11 @@ def cut(cohort: np.ndarray, counts: np.ndarray, num_parts: int) -> list[np.ndarr
         counts: int[num_clients], examples of each client of the population.
         num_parts: how many parts, or fewer.
     """
+    cohort, num_parts = client_ids(cohort, len(counts)), whole_number("num_parts", num_parts, 1)
+    num_parts = min(num_parts, len(cohort))
     cohort = cohort[np.argsort(-counts[cohort], kind="stable")]
     done = np.cumsum(counts[cohort])
-    cuts = np.searchsorted(done, done[-1] * np.arange(1, num_parts) / num_parts, "right")
+    cuts = np.searchsorted(done, done[-1:].sum() * np.arange(1, num_parts) / num_parts, "right")
     return [part for part in np.split(cohort, cuts) if len(part)]
 
 
@@ -221,10 +224,8 @@ def shards(
         TypeError: if an id or a number is not whole.
         ValueError: if the cohort is empty, or an id unknown or there twice.
     """
-    cohort = client_ids(cohort, len(packed[0].counts))
+    cohort = cohort_ids(cohort, len(packed[0].counts))
     round_num = whole_number("round_num", round_num, 0)
-    if not len(cohort):
-        raise ValueError("A cohort is a list of client ids, with at least one in it.")
     return [
         [
             one.pack(index, round_num, phase.epochs, phase.moves != "local")

@@ -9,6 +9,7 @@ import attrs
 import tensorflow as tf
 import tensorflow_federated as tff
 
+from ..checks import cohort_ids
 from ..methods.method import Method
 from ..methods.optimizers import Optimizers, SomeWeights
 from ..methods.trainers import trained_ones
@@ -169,6 +170,7 @@ def client_datasets(passes, clients, cohort, round_num: int) -> tuple[list, list
         For each client its dataset, or the list of its datasets where there are several passes;
         and the ids in the same order.
     """
+    cohort = cohort_ids(cohort, clients.num_clients)
     parts = [clients.part(one.data).for_round(cohort, round_num, one.epochs) for one in passes]
     data = parts[0] if len(parts) == 1 else [list(each) for each in zip(*parts, strict=True)]
     return data, [int(client) for client in cohort]

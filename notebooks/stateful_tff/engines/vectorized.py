@@ -12,7 +12,7 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_federated as tff
 
-from ..checks import client_ids
+from ..checks import client_ids, cohort_ids, num_passes
 from ..data.orders import permutations
 from ..data.ratings import DataError
 from ..methods.method import Method
@@ -72,11 +72,9 @@ def build_vectorized_process(
         return tf.nest.map_structure(lambda part: tf.reduce_sum(part, axis=0), sums), states
 
     def inputs(clients, cohort, round_num):
-        cohort = client_ids(cohort, clients.num_clients)
+        cohort = cohort_ids(cohort, clients.num_clients)
         if clients.shuffle_seed is None:
             raise DataError("Rounds shuffle examples; give ExampleDatasets a shuffle_seed.")
-        if not len(cohort):
-            raise ValueError("A cohort is a list of client ids, with at least one in it.")
         parts = cut(cohort, clients.counts, 1 + (len(cohort) > 500))
         ids = [part.astype(np.int32) for part in parts]
         passes = [
@@ -128,6 +126,8 @@ def pad(clients, cohort: np.ndarray, round_num: int, epochs: int) -> PaddedBatch
     Returns:
         `PaddedBatches` with a first axis of clients. Padding repeats a real example.
     """
+    cohort = client_ids(cohort, clients.num_clients)
+    epochs = num_passes("epochs", epochs)
     x, y, counts = clients.in_round(cohort, round_num)
     size, starts = clients.batch_size, np.cumsum(counts) - counts
     per_epoch = -(-counts // size)

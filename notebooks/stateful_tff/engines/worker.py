@@ -4,8 +4,6 @@ Knows nothing of rounds, of other workers or of stores.
 """
 
 import asyncio
-import os
-import subprocess
 import time
 from collections import deque
 from concurrent import futures
@@ -14,76 +12,11 @@ import portpicker
 import tensorflow_federated as tff
 
 from .. import runtime
+from ..interrupts import interrupts_held_back
+from ..local_worker import WORKER_PROGRAM, Executors, launch
 from .channel import Call, Channel, Limits
 
-WORKER_PROGRAM = os.path.join(os.path.dirname(tff.__file__), "data", "worker_binary")
-
-
-def launch(port: int, core: int | None = None) -> subprocess.Popen:
-    """Starts a worker on this machine; `session` ends it when this Python process ends.
-
-    Args:
-        port: where it listens, on all interfaces of the machine.
-        core: the one core to keep it to (Linux only), if any.
-    """
-    before = os.sched_getaffinity(0) if core is not None else None
-    try:
-        if core is not None:
-            os.sched_setaffinity(0, {core})  # of this thread; the child inherits it
-        return subprocess.Popen(
-            [WORKER_PROGRAM, f"--port={port}"],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,  # an interrupt from the keyboard is for the driver
-        )
-    finally:
-        if before is not None:
-            os.sched_setaffinity(0, before)
-
-
-class Executors(tff.framework.ExecutorFactory):
-    """TFF's executors of one worker, one for each number of clients, on the channel it has now.
-
-    An executor stands for what a worker holds: values and compiled computations. Values are let
-    go as soon as nobody needs them; TFF's own factory lets go of twenty at a time.
-    """
-
-    def __init__(self):
-        """Starts without any."""
-        self._stub, self._made, self._gone = None, {}, 0
-
-    def use(self, channel: Channel) -> None:
-        """From now on, executors are made on this channel."""
-        self._stub = tff.framework.RemoteExecutorGrpcStub(channel)
-
-    def create_executor(self, cardinalities):
-        """Returns the executor for a number of clients; ten of them are kept."""
-        clients = cardinalities.get(tff.CLIENTS, 0)
-        if clients not in self._made:
-            if len(self._made) == 10:
-                self._made.pop(next(iter(self._made))).close()
-            executor = tff.framework.RemoteExecutor(self._stub, dispose_batch_size=1)
-            executor.set_cardinalities({tff.CLIENTS: clients})
-            self._made[clients] = executor
-        return self._made[clients]
-
-    def clean_up_executor(self, cardinalities):
-        """Lets go of an executor, and of what the worker holds for it."""
-        executor = self._made.pop(cardinalities.get(tff.CLIENTS, 0), None)
-        if executor:
-            executor.close()
-
-    def tidy(self) -> None:
-        """Lets go of all where a worker may hold computations that are gone."""
-        if runtime.gone() - self._gone >= runtime.MOST_GONE:
-            self._gone = runtime.gone()
-            self.let_go()
-
-    def let_go(self) -> None:
-        """Lets go of all."""
-        while self._made:
-            self._made.popitem()[1].close()
+__all__ = ["WORKER_PROGRAM", "Worker", "launch"]
 
 
 class _Here(tff.framework.SyncContext):
@@ -125,14 +58,14 @@ class Worker:
 
     def connect(self) -> None:
         """Opens a new channel; a process of our own that was lost is ended and started again."""
-        if self.channel:
-            self.channel.cut()
-            self._let_go()
-        if self._is_local:
-            port = portpicker.pick_unused_port()
-            self.process, self.address = launch(port, self._core), f"localhost:{port}"
-        self.channel = Channel(self.name, self.address, self._limits, self.traffic)
-        self._executors.use(self.channel)
+        with interrupts_held_back(for_good=True):
+            if self.channel:
+                self._let_go()
+            if self._is_local:
+                port = portpicker.pick_unused_port()
+                self.process, self.address = launch(port, self._core), f"localhost:{port}"
+            self.channel = Channel(self.name, self.address, self._limits, self.traffic)
+            self._executors.use(self.channel)
 
     @property
     def is_ready(self) -> bool:

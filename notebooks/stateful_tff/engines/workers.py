@@ -16,7 +16,7 @@ from concurrent import futures
 import tensorflow_federated as tff
 
 from .. import runtime
-from ..checks import client_ids, whole_number
+from ..checks import client_ids, shown, whole_number, yes_or_no
 from .channel import Limits, WorkerLost
 from .in_process import GraphFunction, flatten, number_of_parts, unflatten
 from .packing import cut
@@ -170,10 +170,10 @@ def start_workers(
         TypeError, ValueError: if an argument makes no sense.
         WorkersLost: if a worker does not come.
     """
-    if whole_number("count", count) < 1:
+    if whole_number("count", count, most=1000) < 1:
         raise ValueError(f"{count} workers cannot share any work; start at least one.")
     limits, cores = Limits(answer_within, finish_within, ready_within), [None]
-    if pin and not hasattr(os, "sched_getaffinity"):
+    if yes_or_no("pin", pin) and not hasattr(os, "sched_getaffinity"):
         raise ValueError("Only Linux keeps a process to one core; leave pin out.")
     if pin:
         cores = sorted(os.sched_getaffinity(0))
@@ -202,10 +202,13 @@ def connect_workers(
         TypeError, ValueError: if an argument makes no sense.
         WorkersLost: if a worker does not answer.
     """
-    addresses = [addresses] if isinstance(addresses, str) else list(addresses)
+    is_list = isinstance(addresses, Iterable) and getattr(addresses, "ndim", 1)
+    addresses = list(addresses) if is_list and not isinstance(addresses, str) else [addresses]
     parts = [str(address).rpartition(":") for address in addresses]
     if not parts or not all(host and port.isdecimal() for host, _, port in parts):
-        raise ValueError(f'{addresses} does not say where workers are; give "host:port" for each.')
+        raise ValueError(
+            f'{shown(addresses)} does not say where workers are; give "host:port" for each.'
+        )
     limits = Limits(answer_within, finish_within, ready_within)
     workers = [Worker(f"worker {i + 1}", limits, address=a) for i, a in enumerate(addresses)]
     return Workers(workers, limits.ready_within)

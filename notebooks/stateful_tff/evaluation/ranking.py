@@ -16,28 +16,66 @@ from ..checks import (
     client_ids,
     finite_array,
     seed_number,
+    shown,
     table_size,
     whole_number,
 )
 from ..data import Ratings
 from ..models.matrix_factorization import MatrixFactorization
+from ..progress import progress
+
+_AT_ONCE = 2**22  # users times movies that are looked at together
 
 
 @attrs.frozen(eq=False)
 class LeaveOneOut:
     """One movie per user to be found among others.
 
+    Kept are lists of movies; the tables of users by movies are made when they are asked for. Of
+    many users take some at a time: `task[:1000]`.
+
     Attributes:
         users: int64[n], the users.
         target: int64[n], the movie that each rated last.
-        all: bool[n, num_items], the movies that the user never rated.
-        sampled: bool[n, num_items], some of them, drawn at random.
+        rated: for each user the movies that the user rated, int32[...].
+        drawn: int64[n, negatives], movies that the user never rated, drawn at random.
+        num_items: how many movies there are.
     """
 
     users: np.ndarray
     target: np.ndarray
-    all: np.ndarray
-    sampled: np.ndarray
+    rated: Sequence[np.ndarray]
+    drawn: np.ndarray
+    num_items: int
+
+    def __getitem__(self, some: slice) -> LeaveOneOut:
+        """Returns the tasks of some of the users."""
+        if not isinstance(some, slice):
+            raise TypeError(f"Some users are a slice, such as task[:1000], not {shown(some)}.")
+        parts = self.users[some], self.target[some], self.rated[some], self.drawn[some]
+        return LeaveOneOut(*parts, self.num_items)
+
+    @property
+    def all(self) -> np.ndarray:
+        """bool[n, num_items], the movies that the user never rated."""
+        return _all_but(self.rated, self.num_items)
+
+    @property
+    def sampled(self) -> np.ndarray:
+        """bool[n, num_items], those that were drawn."""
+        table_size("A table of candidates", len(self.users), self.num_items)
+        sampled = np.zeros((len(self.users), self.num_items), bool)
+        np.put_along_axis(sampled, self.drawn, True, axis=1)
+        return sampled
+
+
+def _all_but(rated: Sequence[np.ndarray], num_items: int) -> np.ndarray:
+    """bool[n, num_items]: all movies but those of a list for each user."""
+    table_size("A table of candidates", len(rated), num_items)
+    unknown = np.ones((len(rated), num_items), bool)
+    rows = np.repeat(np.arange(len(rated)), [len(items) for items in rated])
+    unknown[rows, np.concatenate([np.zeros(0, int), *rated])] = False
+    return unknown
 
 
 def leave_one_out(
@@ -67,18 +105,20 @@ def leave_one_out(
     ratings.check_times()
     last = test.in_time(seed)[test.bounds[users + 1] - 1]
     target = test.table["item"].to_numpy(np.int64)[last]
-    table_size("Who rated what", ratings.num_users, ratings.num_items)
-    unknown = np.ones((ratings.num_users, ratings.num_items), bool)
-    unknown[ratings.table["user"], ratings.table["item"]] = False
-    unknown = unknown[users]
-    fewest = unknown.sum(axis=1).min()
-    if fewest < negatives:
-        raise ValueError(f"A user has {fewest} movies left, too few to sample {negatives}.")
-    keys = np.random.default_rng(seed).random(unknown.shape, np.float32)
-    drawn = np.argpartition(np.where(unknown, keys, 2), negatives - 1, axis=1)[:, :negatives]
-    sampled = np.zeros_like(unknown)
-    np.put_along_axis(sampled, drawn, True, axis=1)
-    return LeaveOneOut(users, target, unknown, sampled)
+    items, bounds = ratings.table["item"].to_numpy(), ratings.bounds
+    rated = [items[bounds[user] : bounds[user + 1]] for user in users]
+    whole_number("negatives", negatives, most=ratings.num_items)
+    drawn, rng = np.empty((len(users), negatives), np.int64), np.random.default_rng(seed)
+    step = max(_AT_ONCE // ratings.num_items, 1)
+    for start in progress(range(0, len(users), step), "Drawing movies", delay=2):
+        some = slice(start, start + step)
+        unknown = _all_but(rated[some], ratings.num_items)
+        fewest = unknown.sum(axis=1).min()
+        if fewest < negatives:
+            raise ValueError(f"A user has {fewest} movies left, too few to sample {negatives}.")
+        keys = np.where(unknown, rng.random(unknown.shape, np.float32), 2)
+        drawn[some] = np.argpartition(keys, negatives - 1, axis=1)[:, :negatives]
+    return LeaveOneOut(users, target, rated, drawn, ratings.num_items)
 
 
 def target_ranks(

@@ -14,9 +14,9 @@ from collections.abc import Callable
 
 import sqlalchemy as sa
 
+from ..interrupts import interrupts_held_back
 from .errors import StoreError, explained
 from .files import identity, log_of, make_owner_only, refuse_half_a_store
-from .interrupts import interrupts_held_back
 from .locks import FileLock
 from .schema import lock_key
 from .urls import database_url, shown

@@ -11,6 +11,7 @@ import pandas as pd
 import tensorflow as tf
 
 from ..checks import client_id, client_ids
+from ..interrupts import interrupts_held_back
 from ..state import ClientState, ServerState
 from .contract import (
     Contract,
@@ -20,7 +21,6 @@ from .contract import (
     refuse_another_plan,
     refuse_metrics_before,
 )
-from .interrupts import interrupts_held_back
 
 
 class MemoryStore:

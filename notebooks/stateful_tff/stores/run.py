@@ -17,12 +17,12 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
 from ..checks import shown
+from ..interrupts import interrupts_held_back
 from . import sessions
 from .contract import refuse_another_plan, refuse_metrics_before
 from .database import EMPTY_LOG, LOG, Database
 from .errors import StoreError, damage_explained, explained
 from .files import written_whole
-from .interrupts import interrupts_held_back
 from .schema import clients, kept_states, prepare, rounds, runs
 
 _AT_ONCE = 10_000  # ids in one statement

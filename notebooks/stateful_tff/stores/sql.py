@@ -12,10 +12,10 @@ import numpy as np
 import pandas as pd
 
 from ..checks import client_id, client_ids, shown, whole_number
+from ..interrupts import interrupts_held_back
 from ..state import ClientState, ServerState
 from .contract import Contract, as_json, history_frame, metrics_as_json
 from .errors import StoreError, damage_explained
-from .interrupts import interrupts_held_back
 from .layout import Layout, as_bytes
 from .memory import stacked_rows
 from .run import Run

@@ -73,6 +73,7 @@ def database_url(url: str | os.PathLike | sa.URL) -> sa.URL:
 def shown(url: sa.URL) -> str:
     """Returns which database a URL names, without password and options."""
     if url.get_backend_name() == "sqlite":
-        return url.database
+        path = url.database
+        return path if len(path) <= 300 else f"{path[:300]}…"
     port = f":{url.port}" if url.port else ""
     return f"postgresql://{url.host or ''}{port}/{url.database or ''}"

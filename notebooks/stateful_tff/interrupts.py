@@ -1,6 +1,6 @@
 """Ctrl-C waits where something would be left half done.
 
-Knows nothing of stores: it knows signals only.
+Knows nothing of stores, engines and TFF: it knows signals only.
 """
 
 import contextlib
