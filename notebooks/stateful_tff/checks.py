@@ -25,6 +25,11 @@ def shown(value) -> str:
     return text if len(text) <= 80 else f"{text[:77]}…"
 
 
+def cut_short(text: str, most: int = 300) -> str:
+    """Returns a path or another long text for a message, cut where it is very long."""
+    return text if len(text) <= most else f"{text[:most]}…"
+
+
 def whole_number(name: str, value, least: int | None = None, most: int | None = None) -> int:
     """Returns a whole number as an `int`.
 

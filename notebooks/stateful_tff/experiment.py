@@ -169,7 +169,11 @@ class Experiment:
 
         Args:
             sampler: draws its cohorts; left out, the same one.
+
+        Raises:
+            TypeError: if the sampler cannot be called.
         """
+        left_out_or(called)("sampler", sampler)
         branch = copy.copy(self)
         branch.store = self.store.copy()
         if sampler is not None:

@@ -1,6 +1,6 @@
 """A progress bar for long loops, left out where nobody watches.
 
-Knows nothing of what the loop does, nor of any other part of the package.
+Knows nothing of what the loop does.
 """
 
 from __future__ import annotations
@@ -8,6 +8,8 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterable
+
+from .checks import finite_number, left_out_or
 
 
 def progress(
@@ -32,6 +34,7 @@ def progress(
     """
     from tqdm import tqdm
 
+    left_out_or(finite_number)("total", total, 0)
     return tqdm(
         iterable,
         desc=description,

@@ -1,6 +1,6 @@
 """Reads the results that `make results` and `make bench` recorded and the chapters print.
 
-Knows nothing of how a result was measured, nor of any other part of the package.
+Knows nothing of how a result was measured.
 """
 
 from __future__ import annotations
@@ -9,6 +9,8 @@ import json
 from pathlib import Path
 
 import pandas as pd
+
+from .checks import cut_short, text
 
 FOLDER = Path("experiments", "results")
 
@@ -40,10 +42,11 @@ def results(name: str) -> pd.DataFrame:
         name: the results' name, such as "convergence" for `experiments/results/convergence.jsonl`.
 
     Raises:
+        TypeError: if the name is no text.
         FileNotFoundError: if they are not there, with the command that records them.
     """
     place = folder()
-    file = place / f"{name}.jsonl"
+    file = place / f"{cut_short(text('name', name), 100)}.jsonl"
     if not file.is_file():
         study = place.parent / "studies" / f"{name}.py"
         maker = "make results" if study.is_file() else "make bench"

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import hypergeom, norm
 
-from stateful_tff.data import DataError, synthetic_ratings
+from stateful_tff.data import DataError, Ratings, synthetic_ratings
 from stateful_tff.evaluation.baselines import fit_biases
 from stateful_tff.evaluation.cold_start import (
     cold_start,
@@ -235,6 +235,22 @@ def test_the_last_movie_competes_with_what_the_user_never_rated():
         leave_one_out(RATINGS, test, negatives=140)
     with pytest.raises(ValueError, match="There are no test ratings"):
         leave_one_out(RATINGS, test.select([]))
+
+
+def test_one_of_many_is_left_out_without_a_table_of_all():
+    users, items = np.arange(40_000), np.arange(20_000)
+    table = pd.DataFrame(dict(user=np.repeat(users[:30], 2), item=np.tile([3, 7], 30), rating=4.0))
+    table["timestamp"] = np.tile([1, 2], 30)
+    movies = pd.DataFrame(dict(movie_id=items, title="", genres=""))
+    ratings = Ratings("wide", table, users, movies)
+    task = leave_one_out(ratings, ratings, negatives=9)
+    assert (task.target == 7).all() and task.drawn.shape == (30, 9)
+    assert not np.isin(task.drawn, [3, 7]).any()
+    part = task[10:12]
+    assert np.array_equal(part.all, task.all[10:12])
+    assert np.array_equal(part.sampled, task.sampled[10:12])
+    with pytest.raises(TypeError, match="Some users are a slice"):
+        task[3]
 
 
 def test_sampling_is_hypergeometric():

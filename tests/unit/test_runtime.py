@@ -33,14 +33,15 @@ def work(x):
 """
 
 
-def python(code, **variables):
-    """Runs code in a Python of its own; returns what it prints."""
+def python(code, apart=False, **variables):
+    """Runs code in a Python of its own, which may be the first of a group; returns its output."""
     done = subprocess.run(
         [sys.executable, "-c", code],
         env=ENVIRONMENT | {"PYTHONPATH": str(NOTEBOOKS)} | variables,
         capture_output=True,
         text=True,
-        timeout=100,
+        timeout=300,
+        start_new_session=apart,
     )
     assert done.returncode == 0, done.stderr
     return done.stdout
@@ -87,6 +88,31 @@ def test_computations_run_behind_a_proxy_in_threads_and_beside_each_other():
         "https_proxy leads gRPC through a proxy, so put nobody.invalid into no_grpc_proxy."
     )
     assert "secret" not in said[2]
+
+
+INTERRUPTED = """
+import signal, threading
+from stateful_tff.engines.workers import start_workers
+
+double = tff.tensorflow.computation(lambda x: 2 * x, np.float32)
+with start_workers(2) as two:
+    before = [worker.process.pid for worker in two.workers]
+    for number in range(8):
+        timer = threading.Timer(number % 4 / 4, os.killpg, [0, signal.SIGINT])
+        try:
+            timer.start()
+            while True:
+                work(1.0)
+        except KeyboardInterrupt:
+            timer.join()
+        assert work(2.0) == 3.0
+    assert two.run([(double, 1.0), (double, 2.0), (double, 3.0)]) == [2.0, 4.0, 6.0]
+    print([worker.process.pid for worker in two.workers] == before, two.faults)
+"""
+
+
+def test_an_interrupt_ends_a_computation_and_leaves_other_workers_alone():
+    assert python(MEAN + INTERRUPTED, apart=True) == "True []\n"
 
 
 FORK = """

@@ -16,6 +16,7 @@ from pathlib import Path, PurePosixPath
 
 import attrs
 
+from ..checks import cut_short
 from .ratings import DataError
 from .releases import LAYOUTS
 
@@ -59,13 +60,9 @@ def as_path(name) -> Path:
     try:
         return Path(name).expanduser()
     except (RuntimeError, TypeError) as error:  # nobody of that name, or a path of bytes
-        raise DataError(f"{_named(name)} cannot be read ({error}); give another path.") from error
-
-
-def _named(path) -> str:
-    """Returns a path for a message, cut short where it is very long."""
-    name = repr(str(path))
-    return name if len(name) <= 300 else f"{name[:300]}…'"
+        raise DataError(
+            f"{cut_short(str(name))!r} cannot be read ({error}); give another path."
+        ) from error
 
 
 @contextlib.contextmanager
@@ -78,7 +75,7 @@ def sentences(path: Path):
             raise
         words = getattr(error, "strerror", None) or error
         raise DataError(
-            f"{_named(path)} cannot be read ({words}); look at its name, and whether "
+            f"{cut_short(str(path))!r} cannot be read ({words}); look at its name, and whether "
             "you may read it."
         ) from error
 

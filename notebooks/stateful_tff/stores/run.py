@@ -16,7 +16,7 @@ import numpy as np
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
-from ..checks import shown
+from ..checks import cut_short, shown
 from ..interrupts import interrupts_held_back
 from . import sessions
 from .contract import refuse_another_plan, refuse_metrics_before
@@ -310,7 +310,7 @@ class Run:
             raise StoreError("Copy a PostgreSQL store with pg_dump.")
         if not isinstance(path, str | os.PathLike) or "\0" in str(path) or not str(path):
             raise TypeError(f"A backup goes to the path of a file, not {shown(path)}.")
-        doing = f"Copying to {path} from"
+        doing = f"Copying to {cut_short(str(path))} from"
         with explained(doing, self.database.where), written_whole(Path(path)) as new:
             self.database.outside(doing, "VACUUM INTO ?", str(new))
             sessions.become_a_copy(new)

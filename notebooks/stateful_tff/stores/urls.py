@@ -8,6 +8,7 @@ import re
 
 import sqlalchemy as sa
 
+from ..checks import cut_short
 from .errors import StoreError
 
 _DRIVERS = {
@@ -73,7 +74,6 @@ def database_url(url: str | os.PathLike | sa.URL) -> sa.URL:
 def shown(url: sa.URL) -> str:
     """Returns which database a URL names, without password and options."""
     if url.get_backend_name() == "sqlite":
-        path = url.database
-        return path if len(path) <= 300 else f"{path[:300]}…"
+        return cut_short(url.database)
     port = f":{url.port}" if url.port else ""
     return f"postgresql://{url.host or ''}{port}/{url.database or ''}"
