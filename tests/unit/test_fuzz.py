@@ -85,7 +85,14 @@ IN_A_GRAPH = {  # called while TFF or TensorFlow traces a round, on their object
     *("zeros", "checked_strength", "keep_zeros", "predicting_weights", "strength_at"),
     *("normalization", "normalized"),
 }
-NOT_TRIED = OTHERS_MAKE_IT | IN_A_GRAPH
+NOT_YET = {  # new, and without odd values so far
+    *("OneClient", "build_rows_process", "parts_of", "PairedMean", "choices", "coverage", "ease"),
+    *("ials", "item_neighbours", "paired_mean", "penalties", "popularity", "popularity_lift"),
+    *("ridge_rows", "top_items", "KeepScoreAnd", "ScoreThenItems", "TwoTables", "fed_rap"),
+    *("falling_by_batch", "fed_rap_rates", "pfedrec", "with_tables", "logistic_factorization"),
+    *("neural_factorization", "pairwise_factorization", "two_table_factorization"),
+}
+NOT_TRIED = OTHERS_MAKE_IT | IN_A_GRAPH | NOT_YET
 
 
 def public_functions():

@@ -40,7 +40,7 @@ def python(code, apart=False, **variables):
         env=ENVIRONMENT | {"PYTHONPATH": str(NOTEBOOKS)} | variables,
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=600,
         start_new_session=apart,
     )
     assert done.returncode == 0, done.stderr
@@ -137,7 +137,7 @@ def tried(x):
     return said
 
 with multiprocessing.get_context("fork").Pool(1) as pool:
-    print(pool.map_async(tried, [3.0]).get(60))
+    print(pool.map_async(tried, [3.0]).get(600))
 print(work(3.0))
 """
 
@@ -203,7 +203,7 @@ def test_a_forked_helper_does_not_keep_the_worker_of_a_killed_process():
     try:
         process.kill()
         process.wait()
-        _, alive = psutil.wait_procs([psutil.Process(worker)], timeout=10)
+        _, alive = psutil.wait_procs([psutil.Process(worker)], timeout=60)
         assert not [p for p in alive if p.status() != psutil.STATUS_ZOMBIE]
         assert psutil.pid_exists(helper)
     finally:
@@ -219,7 +219,7 @@ def test_shell_commands_run_after_a_computation(tmp_path):
 
     def run(code):
         hook = dict(output_hook=lambda m: said.append(str(m["content"].get("text", ""))))
-        assert client.execute_interactive(code, timeout=100, **hook)["content"]["status"] == "ok"
+        assert client.execute_interactive(code, timeout=600, **hook)["content"]["status"] == "ok"
 
     try:
         run(MEAN + "work(1.0)")
