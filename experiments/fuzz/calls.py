@@ -1156,6 +1156,11 @@ for _f in (gains.gains, gains.gains_in_halves):
 PER_USER = Kind(lambda v: array((...,)).makes_sense(v) and np.size(v) > 0)
 call("evaluation", gains.worse_off, gains=(np.arange(3.0), PER_USER))
 call("evaluation", gains.split_half_noise, halves=(RNG.normal(size=(9, 2)), array((..., 2))))
+PAIRS_OF_GAINS = array((9, 2))
+call(
+    "evaluation", gains.shrunk_gains, halves=(RNG.normal(size=(9, 2)), PAIRS_OF_GAINS),
+    counts=(np.arange(1, 10), array((9,), least=1)),
+)  # fmt: skip
 call("evaluation", gains.user_traits, train=(TRAIN, THING))
 
 
@@ -1164,6 +1169,13 @@ def _of_users():
     return pd.Series(RNG.normal(size=len(users)), users.index), users
 
 
+call(
+    "evaluation",
+    gains.gains_by_group,
+    gains=(lambda: _of_users()[0], THING),
+    before=(lambda: _of_users()[0] + 9, THING),
+    groups=(lambda: _of_users()[1]["ratings"] > 18, THING),
+)
 call(
     "evaluation",
     gains.by_trait,
@@ -1326,6 +1338,19 @@ call(
     "evaluation", staleness.aligned, states=(states, THING),
     rotation=(np.eye(4, dtype=np.float32), array((4, 4))),
 )  # fmt: skip
+call(
+    "evaluation", cold_start.prior_of, sides=(lambda: _sides[1], WEIGHTS),
+    users=([1, 4, 2], SOME_IDS),
+)  # fmt: skip
+call(
+    "evaluation",
+    lambda **a: cold_start.prior_of(_sides[1], [1, 4, 2]).fit(**a),
+    "Prior.fit",
+    model=(SPEC, THING),
+    items=(lambda: _sides[0], WEIGHTS),
+    support=(TEST, THING),
+    noise=(0.5, POSITIVE),
+)
 call("evaluation", cold_start.mean_start, states=(lambda: attrs.evolve(
     states(), num_visits=np.array([1, 0, 1])), THING), start=(states, THING))  # fmt: skip
 call(

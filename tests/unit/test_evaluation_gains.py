@@ -15,14 +15,17 @@ from stateful_tff.evaluation.cold_start import (
     cold_start,
     first_ratings,
     mean_start,
+    prior_of,
     seen_and_unseen,
     serve_biases,
 )
 from stateful_tff.evaluation.gains import (
     by_trait,
     gains,
+    gains_by_group,
     gains_in_halves,
     rmse_spread,
+    shrunk_gains,
     split_half_noise,
     trait_effects,
     user_traits,
@@ -83,6 +86,38 @@ def test_noise_is_told_from_gains(spread, center):
         assert again == pytest.approx(worse, abs=0.02)
 
 
+@pytest.mark.parametrize("spread, center", [(0.0, 0.05), (0.2, 0.1), (0.5, -0.1)])
+def test_shrunk_gains_are_the_expected_true_ones(spread, center):
+    rng = np.random.default_rng(0)
+    true = rng.normal(center, spread, 20_000)
+    counts = rng.integers(2, 40, len(true))
+    noise = np.sqrt(0.5 / counts)  # of the whole test; a half has twice the variance
+    halves = true[:, None] + rng.normal(0, 2**0.5, (len(true), 2)) * noise[:, None]
+    table = shrunk_gains(halves, counts)
+    assert table.attrs["spread"] == pytest.approx(spread, abs=0.02)
+    np.testing.assert_allclose(table["gain"], halves.mean(axis=1))
+    np.testing.assert_allclose(table["noise"], noise, rtol=0.05)
+    weight = spread**2 / (spread**2 + noise**2)
+    expected = center + weight * (table["gain"] - center)
+    np.testing.assert_allclose(table["shrunk"], expected, atol=0.03)
+    left = table["shrunk"] - true
+    assert np.mean(left**2) == pytest.approx(np.mean(table["left"] ** 2), abs=2e-3)
+    if spread:
+        assert np.mean(left**2) < 0.9 * np.mean((table["gain"] - true) ** 2)
+        assert table["worse"].mean() == pytest.approx((true < 0).mean(), abs=0.02)
+        sure = table["worse"] > 0.9
+        assert (true[sure] < 0).mean() > 0.9
+
+
+def test_without_a_spread_every_gain_is_the_mean():
+    table = shrunk_gains(np.array([[0.2, -0.2], [-0.1, 0.1]]), [4, 4])
+    assert table.attrs["spread"] == 0 and table["shrunk"].abs().max() < 1e-12
+    with pytest.raises(ValueError, match="3 counts do not fit 2 users"):
+        shrunk_gains(np.zeros((2, 2)), [1, 2, 3])
+    with pytest.raises(ValueError, match="halves must hold two gains"):
+        shrunk_gains(np.zeros((2, 3)), [1, 2])
+
+
 def test_halves_are_dealt_out_in_turn():
     test = USERS.seen.test
     rng = np.random.default_rng(0)
@@ -112,6 +147,18 @@ def test_traits_are_those_of_the_training_ratings():
     assert traits.loc[user, "ratings"] == len(mine)
     assert traits.loc[user, "popularity"] == pytest.approx(counts[mine["item"]].mean())
     assert traits.loc[user, "distance"] == pytest.approx(np.sqrt(np.mean(np.square(apart))))
+
+
+def test_groups_gain_in_stars_and_in_percent():
+    gain = pd.Series([0.1, 0.3, -0.1, 0.0], index=[3, 5, 7, 8])
+    before = pd.Series(1.0, index=range(9)) * np.arange(9) / 5
+    table = gains_by_group(gain, before, pd.Series(list("xxxaabcab"), index=range(9)))
+    assert list(table.index) == ["a", "b"] and table["users"].tolist() == [2, 2]
+    np.testing.assert_allclose(table["stars"], [0.0, 0.15], atol=1e-12)
+    np.testing.assert_allclose(table["percent"], [0.0, 100 * 0.3 / 2.6], atol=1e-12)
+    assert (table["percent low"] <= table["percent"]).all()
+    with pytest.raises(ValueError, match="no users in any group"):
+        gains_by_group(gain, before, pd.Series(np.nan, index=range(9)))
 
 
 def test_groups_are_equal_and_effects_are_told_apart():
@@ -194,6 +241,40 @@ def test_the_mean_start_is_that_of_the_clients_that_took_part():
     nobody = ClientState(np.arange(6), local, (), 0 * visits, 0 * visits)
     with pytest.raises(ValueError, match="None of these clients took part"):
         mean_start(nobody, start)
+
+
+def test_a_prior_is_the_mean_and_covariance_of_the_users_who_count():
+    rng = np.random.default_rng(0)
+    sides = [rng.normal(size=(9, k)).astype(np.float32) for k in (3, 1)]
+    prior, rows = prior_of(sides, [1, 4, 8]), np.column_stack(sides)[[1, 4, 8]]
+    np.testing.assert_allclose(prior.mean, rows.mean(axis=0), rtol=1e-6)
+    np.testing.assert_allclose(prior.covariance, np.cov(rows.T, bias=True), atol=1e-6)
+    with pytest.raises(ValueError, match="Nobody has a side"):
+        prior_of(sides, [])
+
+
+def test_a_prior_is_fitted_as_the_normal_equations_say():
+    rng = np.random.default_rng(0)
+    model = MatrixFactorization(150, 3, biases=True, mean_rating=3.5)
+    items = [rng.normal(size=(150, k)) for k in (3, 1)]
+    prior = prior_of([rng.normal(size=(40, k)) for k in (3, 1)], range(40))
+    support, _ = first_ratings(USERS.unseen, [5])
+    support, user = support[5], min(ids(support[5]))
+    sides = prior.fit(model, items, support, 0.7)
+    mine = of_user(support, user)
+    features = np.column_stack([items[0][mine["item"]], np.ones(len(mine))])
+    rest = mine["rating"] - 3.5 - items[1][mine["item"], 0]
+    precision = np.linalg.inv(prior.covariance)
+    expected = np.linalg.solve(
+        features.T @ features / 0.7 + precision,
+        features.T @ rest / 0.7 + precision @ prior.mean,
+    )
+    found = np.concatenate([part[user] for part in sides])
+    np.testing.assert_allclose(found, expected, rtol=1e-4)
+    nobody = next(u for u in range(support.num_users) if u not in ids(support))
+    np.testing.assert_allclose(np.concatenate([p[nobody] for p in sides]), prior.mean, rtol=1e-6)
+    with pytest.raises(ValueError, match="noise must be above zero"):
+        prior.fit(model, items, support, 0.0)
 
 
 # Rankings

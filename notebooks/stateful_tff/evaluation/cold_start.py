@@ -11,8 +11,17 @@ import attrs
 import numpy as np
 import pandas as pd
 
-from ..checks import array_of, called, whole_number, yes_or_no
+from ..checks import (
+    array_of,
+    called,
+    client_ids,
+    finite_array,
+    positive_number,
+    whole_number,
+    yes_or_no,
+)
 from ..data import DataError, Ratings, Split, split_by_time, split_users
+from ..models import MatrixFactorization
 from ..state import ClientState
 from .baselines import fit_biases
 from .metrics import per_user
@@ -150,3 +159,70 @@ def mean_start(states: ClientState, start: ClientState) -> ClientState:
         for part, first in zip(states.local_weights, start.local_weights, strict=True)
     ]
     return attrs.evolve(start, local_weights=means)
+
+
+@attrs.frozen(eq=False)
+class Prior:
+    """What users are like of whom nothing is known: a normal distribution of their sides.
+
+    Attributes:
+        mean: float64[k + 1], of the vector and, last, the bias.
+        covariance: float64[k + 1, k + 1].
+    """
+
+    mean: np.ndarray
+    covariance: np.ndarray
+
+    def fit(
+        self, model: MatrixFactorization, items: list[np.ndarray], support: Ratings, noise: float
+    ) -> list[np.ndarray]:
+        """Fits every user's side to its own ratings, with the items frozen.
+
+        The result is the mean of the posterior, where a rating is the prediction plus normal
+        noise (Rasmussen and Williams 2006, equation 2.12); it takes one small system of equations
+        per user, with as many of them as the user has ratings.
+
+        Args:
+            model: holds the mean rating.
+            items: float[num_items, k] vectors and float[num_items, 1] biases.
+            support: the ratings to fit users to; a user without any gets the prior's mean.
+            noise: the variance of the noise, in stars squared; above zero.
+
+        Returns:
+            float32[num_users, k] vectors and float32[num_users, 1] biases.
+
+        Raises:
+            TypeError: if `noise` is not a number.
+            ValueError: if it is not above zero.
+        """
+        noise = positive_number("noise", noise)
+        vectors, biases = (np.asarray(part, np.float64) for part in items)
+        user, item, stars = (support.table[c].to_numpy() for c in ("user", "item", "rating"))
+        features = np.column_stack([vectors[item], np.ones(len(item))])
+        rest = stars - model.mean_rating - biases[item, 0] - features @ self.mean
+        sides = np.tile(self.mean, (support.num_users, 1))
+        for one in np.unique(user):
+            own = slice(support.bounds[one], support.bounds[one + 1])
+            known = features[own] @ self.covariance
+            between = known @ features[own].T + noise * np.eye(len(known))
+            sides[one] += np.linalg.solve(between, rest[own]) @ known
+        return [sides[:, :-1].astype(np.float32), sides[:, -1:].astype(np.float32)]
+
+
+def prior_of(sides: Sequence[np.ndarray], users: Sequence[int]) -> Prior:
+    """Returns the prior that a population of users makes: two sums over clients, and their number.
+
+    Args:
+        sides: float[num_users, k] vectors and float[num_users, 1] biases.
+        users: ids of those who count, such as `store.visited`.
+
+    Raises:
+        TypeError, ValueError: if the sides are no such arrays, or there are no users.
+    """
+    parts = [finite_array("sides", part, 2) for part in sides]
+    users = client_ids(users, len(parts[0]))
+    if not len(users):
+        raise ValueError("Nobody has a side to make a prior of; train first.")
+    rows = np.column_stack(parts)[users].astype(np.float64)
+    mean, square = rows.sum(axis=0) / len(rows), rows.T @ rows / len(rows)
+    return Prior(mean, square - np.outer(mean, mean))

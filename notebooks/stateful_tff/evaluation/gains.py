@@ -102,6 +102,52 @@ def split_half_noise(halves: np.ndarray) -> np.ndarray:
     return np.array([worse_off(second), again, spread, truly])
 
 
+def shrunk_gains(halves: np.ndarray, counts: np.ndarray) -> pd.DataFrame:
+    """Tells true gains from the noise of a small test (empirical Bayes; Efron and Morris 1975).
+
+    The noise of two halves of a test is independent, and a true gain is in both. So their
+    covariance is the variance of the true gains, and their difference tells the noise, whose
+    variance falls with the number of ratings. A gain is pulled to the mean of all, the more the
+    noisier it is; what comes out is its expectation where both are normally distributed.
+
+    Args:
+        halves: float[n, 2] in stars, made by `gains_in_halves`.
+        counts: int[n], how many test ratings each user has in both halves together.
+
+    Returns:
+        One row per user: `gain`, the mean of the halves, and `noise`, its standard deviation;
+        `shrunk`, the expected true gain, and `left`, its standard deviation, all in stars; and
+        `worse`, the chance that the true gain is below zero. `attrs["spread"]` is the standard
+        deviation of the true gains.
+
+    Raises:
+        TypeError: if the gains are no numbers.
+        ValueError: if they are not finite, not two each of two users or more, or there is not one
+            count above zero for each user.
+    """
+    halves, counts = finite_array("halves", halves, 2), finite_array("counts", counts, 1)
+    if halves.shape[1] != 2 or len(halves) < 2:
+        raise ValueError(
+            f"halves must hold two gains of each of two users or more, and has the shape "
+            f"{list(halves.shape)}."
+        )
+    if len(counts) != len(halves) or counts.min() <= 0:
+        raise ValueError(
+            f"{len(counts)} counts do not fit {len(halves)} users; give one above zero for each."
+        )
+    gain = halves.mean(axis=1)
+    true = max(np.cov(halves.T)[0, 1], 0.0)
+    noise = np.mean(counts * (halves[:, 0] - halves[:, 1]) ** 2) / 4 / counts
+    both = np.maximum(true + noise, np.finfo(float).tiny)
+    center, kept = np.average(gain, weights=1 / both), true / both
+    shrunk, left = center + kept * (gain - center), np.sqrt(kept * noise)
+    worse = np.where(left > 0, ndtr(-shrunk / np.where(left > 0, left, 1)), shrunk < 0)
+    table = dict(gain=gain, noise=np.sqrt(noise), shrunk=shrunk, left=left, worse=worse)
+    table = pd.DataFrame(table)
+    table.attrs["spread"] = float(np.sqrt(true))
+    return table
+
+
 def user_traits(train: Ratings) -> pd.DataFrame:
     """Describes users by what they rated in training.
 
@@ -127,6 +173,35 @@ def user_traits(train: Ratings) -> pd.DataFrame:
         "popularity": users["count"].mean(),
     }
     return pd.DataFrame(columns).rename_axis("user")
+
+
+def gains_by_group(gains: pd.Series, before: pd.Series, groups: pd.Series) -> pd.DataFrame:
+    """Returns the mean gain of each group of users, in stars and relative to its error before.
+
+    Args:
+        gains: one gain per user, in stars, indexed by user.
+        before: the RMSE of the baseline, in stars, of these users.
+        groups: a label for each of these users and perhaps more, such as what `pd.qcut` makes
+            of a trait.
+
+    Returns:
+        One row per group: `users`, how many; the mean gain `stars` with its interval `low` and
+        `high`; and `percent`, the mean gain as a share of the mean error before, with
+        `percent low` and `percent high`.
+
+    Raises:
+        ValueError: if there are no users.
+    """
+    table = pd.DataFrame({"gain": gains, "before": before.loc[gains.index]})
+    rows = {}
+    for group, part in table.groupby(groups.loc[gains.index], observed=True):
+        relative = interval(part.to_numpy(), lambda rows: 100 * rows[:, 0].sum() / rows[:, 1].sum())
+        stars = dict(zip(("stars", "low", "high"), interval(part["gain"]), strict=True))
+        names = "percent", "percent low", "percent high"
+        rows[group] = {"users": len(part)} | stars | dict(zip(names, relative, strict=True))
+    if not rows:
+        raise ValueError("There are no users in any group; give gains of some.")
+    return pd.DataFrame.from_dict(rows, orient="index")
 
 
 def by_trait(gains: pd.Series, traits: pd.DataFrame, groups: int = 5) -> pd.DataFrame:
