@@ -5,6 +5,7 @@ Knows nothing of ratings, models and methods: a user is a row of numbers here.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 
 import numpy as np
@@ -24,8 +25,8 @@ def populations(num_users: int, draws: int = 1000, seed: int = 0) -> np.ndarray:
         seed: decides the draws.
 
     Returns:
-        float64[draws + 1, num_users], how often each population holds each user. Row 0 is the
-        true population, which holds everybody once.
+        float64[draws + 1, num_users], read-only: how often each population holds each user.
+        Row 0 is the true population, which holds everybody once.
 
     Raises:
         TypeError: if a number is not whole.
@@ -35,10 +36,18 @@ def populations(num_users: int, draws: int = 1000, seed: int = 0) -> np.ndarray:
         raise ValueError("There are no users to take an interval over; give at least one.")
     draws = num_passes("draws", draws)
     table_size("The drawn populations", draws, num_users)
-    often = np.random.default_rng(seed_number("seed", seed)).multinomial(
-        num_users, np.full(num_users, 1 / num_users), draws
-    )
-    return np.vstack([np.ones(num_users), often])
+    return _drawn(int(num_users), draws, seed_number("seed", seed))
+
+
+@functools.lru_cache(maxsize=2)  # many differences are taken on the same users, one after another
+def _drawn(num_users: int, draws: int, seed: int) -> np.ndarray:
+    """Draws populations; see `populations`."""
+    rng = np.random.default_rng(seed)
+    often = np.empty((draws + 1, num_users))
+    often[0] = 1
+    often[1:] = rng.multinomial(num_users, np.full(num_users, 1 / num_users), draws)
+    often.flags.writeable = False
+    return often
 
 
 def bounds(values: np.ndarray, level: float = 0.95) -> np.ndarray:
