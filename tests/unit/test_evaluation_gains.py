@@ -1,4 +1,4 @@
-"""Gains of users, noise, traits, cold start and rankings, each against the long way."""
+"""Gains of users, noise, groups, cold start and rankings, each against the long way."""
 
 import itertools
 
@@ -7,26 +7,22 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.stats import hypergeom, norm
+from scipy.stats import hypergeom
 
 from stateful_tff.data import DataError, Ratings, synthetic_ratings
 from stateful_tff.evaluation.baselines import fit_biases
 from stateful_tff.evaluation.cold_start import (
     cold_start,
     first_ratings,
-    mean_start,
     prior_of,
     seen_and_unseen,
     serve_biases,
 )
 from stateful_tff.evaluation.gains import (
-    by_trait,
     gains,
     gains_by_group,
     gains_in_halves,
-    rmse_spread,
     shrunk_gains,
-    split_half_noise,
     trait_effects,
     user_traits,
     worse_off,
@@ -39,7 +35,6 @@ from stateful_tff.evaluation.ranking import (
     target_ranks,
 )
 from stateful_tff.models import MatrixFactorization
-from stateful_tff.state import ClientState
 
 RATINGS = synthetic_ratings(num_users=60, num_items=150, seed=3)
 USERS = seen_and_unseen(RATINGS, seed=1)
@@ -69,21 +64,6 @@ def test_a_gain_is_above_zero_where_the_error_is_smaller():
     truth = test.table["rating"].to_numpy(float)
     gain = gains(truth, truth - 1.5 * np.sign(truth - 3.1), test)
     assert (gain == 1.5).all() and worse_off(gain) == 0 and worse_off(-gain) == 1
-
-
-@pytest.mark.parametrize("spread, center", [(0.0, 0.05), (0.2, 0.1), (0.5, -0.1)])
-def test_noise_is_told_from_gains(spread, center):
-    rng = np.random.default_rng(0)
-    true = rng.normal(center, spread, 20_000)
-    halves = np.stack([true + rng.normal(0, 0.3, len(true)) for _ in range(2)], axis=1)
-    worse, again, found, truly = split_half_noise(halves)
-    assert worse == pytest.approx(norm.cdf(0, center, np.hypot(spread, 0.3)), abs=0.01)
-    assert found == pytest.approx(spread, abs=0.03)
-    if spread:
-        assert again > worse + 0.05
-        assert truly == pytest.approx((true < 0).mean(), abs=0.02)
-    else:
-        assert again == pytest.approx(worse, abs=0.02)
 
 
 @pytest.mark.parametrize("spread, center", [(0.0, 0.05), (0.2, 0.1), (0.5, -0.1)])
@@ -161,25 +141,17 @@ def test_groups_gain_in_stars_and_in_percent():
         gains_by_group(gain, before, pd.Series(np.nan, index=range(9)))
 
 
-def test_groups_are_equal_and_effects_are_told_apart():
+def test_effects_of_traits_that_go_together_are_told_apart():
     rng = np.random.default_rng(0)
     first = rng.normal(size=1000)
     second = first + rng.normal(size=1000)  # goes along with the first, and has no effect
     traits = pd.DataFrame({"first": first, "second": second})
     gain = pd.Series(0.5 * traits["first"].rank(pct=True) + rng.normal(0, 0.05, 1000))
-    table = by_trait(gain, traits)
-    assert len(table) == 10 and (table["low"] <= table["value"]).all()
-    assert table.query("trait == 'second'")["value"].is_monotonic_increasing  # so it seems
+    fifths = pd.qcut(traits["second"], 5, labels=False)
+    assert gains_by_group(gain, gain * 0 + 1, fifths)["stars"].is_monotonic_increasing  # it seems
     effect = trait_effects(gain, traits)
     assert effect.loc["first", "low"] <= 0.5 <= effect.loc["first", "high"]
     assert effect.loc["second", "low"] <= 0 <= effect.loc["second", "high"]
-    with pytest.raises(ValueError, match="3 users do not fill 5 groups"):
-        by_trait(gain[:3], traits)
-
-
-def test_the_spread_over_a_hundred_users():
-    rmse = np.random.default_rng(0).permutation(np.arange(100.0))
-    np.testing.assert_allclose(rmse_spread(rmse), [rmse.std(), 94.5, 4.5])
 
 
 # Cold start
@@ -227,22 +199,6 @@ def test_cold_start_judges_each_new_user_at_each_count():
     pd.testing.assert_series_equal(table[2], expected, check_names=False)
 
 
-def test_the_mean_start_is_that_of_the_clients_that_took_part():
-    rng = np.random.default_rng(0)
-    local = [rng.normal(size=(6, 1, k)).astype(np.float32) for k in (3, 1)]
-    visits = np.array([0, 2, 1, 0, 0, 5], np.int32)
-    states = ClientState(np.arange(6, dtype=np.int32), local, (), visits, visits)
-    new = [np.zeros((2, 1, k), np.float32) for k in (3, 1)]
-    start = mean_start(states, ClientState(np.array([8, 9], np.int32), new))
-    for found, part in zip(start.local_weights, local, strict=True):
-        assert found.shape == (2, *part.shape[1:]) and found.dtype == np.float32
-        np.testing.assert_allclose(found, np.tile(part[[1, 2, 5]].mean(axis=0), (2, 1, 1)))
-    assert start.index.tolist() == [8, 9] and start.last_round == 0
-    nobody = ClientState(np.arange(6), local, (), 0 * visits, 0 * visits)
-    with pytest.raises(ValueError, match="None of these clients took part"):
-        mean_start(nobody, start)
-
-
 def test_a_prior_is_the_mean_and_covariance_of_the_users_who_count():
     rng = np.random.default_rng(0)
     sides = [rng.normal(size=(9, k)).astype(np.float32) for k in (3, 1)]
@@ -275,6 +231,10 @@ def test_a_prior_is_fitted_as_the_normal_equations_say():
     np.testing.assert_allclose(np.concatenate([p[nobody] for p in sides]), prior.mean, rtol=1e-6)
     with pytest.raises(ValueError, match="noise must be above zero"):
         prior.fit(model, items, support, 0.0)
+    with pytest.raises(ValueError, match=r"items must be vectors of the shape \[150, k\]"):
+        prior.fit(model, items[:1], support, 0.7)
+    with pytest.raises(ValueError, match="vectors of length 2, and the prior is of sides with 3"):
+        prior.fit(model, [items[0][:, :2], items[1]], support, 0.7)
 
 
 # Rankings

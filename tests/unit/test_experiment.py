@@ -11,7 +11,7 @@ import tensorflow_federated as tff
 
 from stateful_tff.data import ClientDatasets, synthetic_ratings
 from stateful_tff.evaluation.client_evaluation import build_strategy, evaluate_client
-from stateful_tff.evaluation.cold_start import first_ratings, mean_start, seen_and_unseen
+from stateful_tff.evaluation.cold_start import first_ratings, seen_and_unseen
 from stateful_tff.evaluation.metrics import per_user
 from stateful_tff.evaluation.participation import ByActivity, LongAbsence, Schedule
 from stateful_tff.evaluation.staleness import ages, aligned, decayed
@@ -19,7 +19,6 @@ from stateful_tff.experiment import Experiment
 from stateful_tff.methods import alternating, keep_nothing, stateful
 from stateful_tff.models import ModelFn
 from stateful_tff.recorded import results
-from stateful_tff.stores.memory import stacked_rows
 from stateful_tff.training import sample_cohort
 
 RATINGS = synthetic_ratings(num_users=60, num_items=150, seed=3)
@@ -145,11 +144,9 @@ def test_changed_states_are_as_old_as_they_were(change):
 def test_without_ratings_everybody_keeps_the_start():
     run = trained()
     nothing = USERS.unseen.select(np.zeros(len(USERS.unseen), bool))
-    states = run.store[range(60)]
-    start = stacked_rows(mean_start(states, states).local_weights)
-    for mine, theirs in zip(run.serve(2, nothing, start=start), run.local_weights(), strict=True):
-        expected = theirs[run.store.visited].mean(axis=0)
-        np.testing.assert_allclose(mine, np.tile(expected, (60, 1)), atol=1e-6)
+    start = [part + 1 for part in run.local_weights()]
+    for mine, theirs in zip(run.serve(2, nothing, start=start), start, strict=True):
+        np.testing.assert_array_equal(mine, theirs)
 
 
 def test_serving_changes_the_named_users_alone_and_no_store():
@@ -224,14 +221,14 @@ def test_a_short_rerun_of_participation_agrees_with_what_is_recorded(monkeypatch
 
 def test_a_short_rerun_of_who_gains_agrees_within_its_intervals(monkeypatch):
     who_gains, rows = study("who_gains", monkeypatch), []
-    who_gains.measure(synthetic_ratings(), 0, lambda **row: rows.append(row), **who_gains.SHORT)
+    who_gains.short_rerun(lambda **row: rows.append(row))
     recorded = results("who_gains")
     recorded = recorded[recorded["data"] == "synthetic"]
-    names = ["protocol", "method", "metric", "trait", "group", "ratings", "candidates", "quantile"]
+    names = "protocol method minus metric trait group ratings setting quantile".split()
     both = pd.DataFrame(rows).merge(recorded, on=names, suffixes=("", "_recorded"))
     assert len(both) == len(rows) == len(recorded)
     judged = both.dropna(subset=["low_recorded"])  # the others have no interval
-    assert len(judged) > len(both) / 3
+    assert len(judged) > len(both) / 2
     inside = judged["value"].between(judged["low_recorded"] - 1e-5, judged["high_recorded"] + 1e-5)
     assert inside.all(), judged.loc[~inside, [*names, "value"]]
 
@@ -273,43 +270,3 @@ def test_what_chapter_9_observes_holds_in_what_is_recorded():
     assert turned["value"].max() <= 0.003
     moved = away.loc[(away["metric"] == "drift, moved") & (away["rounds"] == 250), "value"]
     assert moved.round(2).between(0.62, 0.71).all()
-
-
-def test_what_chapter_10_says_holds_in_what_is_recorded():
-    recorded = results("who_gains")
-    recorded = recorded[recorded["data"] == "ml-1m"]
-
-    def means(protocol, *by):
-        return recorded[recorded["protocol"] == protocol].groupby(list(by))["value"].mean()
-
-    pairs = means("known users, gain", "method", "metric")
-    for (pair, metric), value in {
-        ("stateful over biases only", "gain"): 0.039,
-        ("stateful over biases only", "share worse"): 0.36,
-        ("stateful over biases only", "worse"): 0.39,
-        ("stateful over biases only", "worse again"): 0.46,
-        ("stateful over biases only", "truly worse"): 0.29,
-        ("stateful over stateless", "gain"): 0.018,
-        ("stateful over stateful items, rebuilt", "gain"): 0.005,
-    }.items():
-        tolerance = 6e-4 if metric == "gain" else 6e-3
-        assert pairs[pair, metric] == pytest.approx(value, abs=tolerance), (pair, metric)
-    known = means("known users", "method", "metric")
-    spread = ["user_rmse", "spread", "worst tenth", "best tenth"]
-    change = known["stateful"][spread] / known["biases only"][spread] - 1
-    assert (100 * change).between(-4.6, -4.3).all()
-    effect = means("known users, pull", "method", "trait")["stateful over biases only"]
-    assert effect["distance"] == pytest.approx(0.058, abs=6e-4)
-    new = means("new users", "method", "ratings")
-    above = new.unstack("method").sub(new["biases only"], axis=0)
-    vectors = ["stateful items", "stateless items"]
-    assert above.loc[0, vectors].between(0.008, 0.012).all()
-    assert abs(above.loc[5, "stateful items"]) < 0.003
-    assert above.loc[50, "stateful items"] == pytest.approx(-0.029, abs=6e-4)
-    shift = above["stateful items, mean start"] - above["stateful items"]
-    assert shift.abs().max() < 0.002
-    hits = means("ranking", "method", "candidates", "metric")
-    assert hits["popularity", "all", "HR@10"] == pytest.approx(0.034, abs=6e-4)
-    assert hits["stateful", "all", "HR@10"] == pytest.approx(0.019, abs=6e-4)
-    ahead = recorded[recorded["protocol"] == "ranking, mixture minus popularity"]
-    assert (ahead["low"] < 0).all() and (ahead["high"] > 0).all()

@@ -9,13 +9,10 @@ import numpy as np
 import pandas as pd
 from scipy.special import ndtr
 
-from ..checks import finite_array, whole_number
+from ..checks import finite_array
 from ..data import Ratings
 from .bootstrap import interval
 from .metrics import clipped_errors, per_user
-
-SPLIT_HALF_NOISE = ("worse", "worse again", "spread", "truly worse")  # what it returns, in order
-RMSE_SPREAD = ("spread", "worst tenth", "best tenth")  # what it returns, in order
 
 
 def gains(predicted: np.ndarray, baseline: np.ndarray, ratings: Ratings) -> pd.Series:
@@ -70,36 +67,6 @@ def gains_in_halves(predicted: np.ndarray, baseline: np.ndarray, ratings: Rating
         for rows in (turn % 2 == 0, turn % 2 == 1)
     ]
     return pd.concat(halves, axis=1, join="inner").to_numpy()
-
-
-def split_half_noise(halves: np.ndarray) -> np.ndarray:
-    """Tells true gains from the noise of a small test (split-half reliability).
-
-    Args:
-        halves: float[n, 2] in stars, made by `gains_in_halves`.
-
-    Returns:
-        float64[4], as `SPLIT_HALF_NOISE` names them: the share with a gain below zero in the
-        second half; that share among those below zero in the first; the standard deviation of the
-        true gains, in stars, whose square is the covariance of the halves; and the share of true
-        gains below zero, if they are normally distributed.
-
-    Raises:
-        TypeError: if the gains are no numbers.
-        ValueError: if they are not finite, or not two each of two users or more.
-    """
-    halves = finite_array("halves", halves, 2)
-    if halves.shape[1] != 2 or len(halves) < 2:
-        raise ValueError(
-            f"halves must hold two gains of each of two users or more, and has the shape "
-            f"{list(halves.shape)}."
-        )
-    first, second = halves.T
-    spread = np.sqrt(max(np.cov(first, second)[0, 1], 0.0))
-    center = halves.mean()
-    truly = ndtr(-center / spread) if spread else float(center < 0)
-    again = worse_off(second[first < 0]) if (first < 0).any() else np.nan
-    return np.array([worse_off(second), again, spread, truly])
 
 
 def shrunk_gains(halves: np.ndarray, counts: np.ndarray) -> pd.DataFrame:
@@ -204,39 +171,6 @@ def gains_by_group(gains: pd.Series, before: pd.Series, groups: pd.Series) -> pd
     return pd.DataFrame.from_dict(rows, orient="index")
 
 
-def by_trait(gains: pd.Series, traits: pd.DataFrame, groups: int = 5) -> pd.DataFrame:
-    """Groups users by each trait, into groups of equal size.
-
-    Args:
-        gains: one gain per user, in stars, indexed by user.
-        traits: made by `user_traits`; holds these users and perhaps more.
-        groups: how many groups to make of each trait.
-
-    Returns:
-        One row per trait and group: `trait`, `group` from 1 for the lowest, `median` of the
-        trait in the group, mean gain `value` in stars with its interval `low` and `high`, and
-        `worse`, the share of users with a gain below zero.
-
-    Raises:
-        TypeError: if `groups` is no whole number.
-        ValueError: if it is below one, or there are fewer users than groups.
-    """
-    if whole_number("groups", groups, 1) > len(gains):
-        raise ValueError(f"{len(gains)} users do not fill {groups} groups; take fewer groups.")
-    rows = []
-    for trait in traits:
-        values = traits.loc[gains.index, trait]
-        group = pd.qcut(values.rank(method="first"), groups, labels=False)
-        for number in range(groups):
-            chosen = gains[group == number].to_numpy()
-            rows.append(
-                {"trait": trait, "group": number + 1, "median": values[group == number].median()}
-                | dict(zip(("value", "low", "high"), interval(chosen), strict=True))
-                | {"worse": worse_off(chosen)}
-            )
-    return pd.DataFrame(rows)
-
-
 def trait_effects(gains: pd.Series, traits: pd.DataFrame) -> pd.DataFrame:
     """Separates the traits, by a regression of the gain on the ranks of all traits together.
 
@@ -259,25 +193,3 @@ def trait_effects(gains: pd.Series, traits: pd.DataFrame) -> pd.DataFrame:
 
     found = interval(np.column_stack([gains, ranks]), coefficients)
     return pd.DataFrame(found.T, index=list(traits), columns=["value", "low", "high"])
-
-
-def rmse_spread(rmse: np.ndarray) -> np.ndarray:
-    """Measures how evenly users are served (after Li et al. 2020).
-
-    Args:
-        rmse: float[n], one RMSE per user, in stars.
-
-    Returns:
-        float64[3] in stars, as `RMSE_SPREAD` names them: the standard deviation over users, and
-        the means of the tenth of users with the highest and with the lowest RMSE.
-
-    Raises:
-        TypeError: if the values are no numbers.
-        ValueError: if there are none, or one is not finite.
-    """
-    rmse = finite_array("rmse", rmse, 1)
-    if not len(rmse):
-        raise ValueError("There are no users to compare; give at least one.")
-    tenth = max(len(rmse) // 10, 1)
-    ordered = np.partition(rmse, [tenth - 1, len(rmse) - tenth])
-    return np.array([np.std(rmse), ordered[-tenth:].mean(), ordered[:tenth].mean()])
