@@ -130,6 +130,33 @@ def two_table_factorization(
     return FunctionalModel(*weights, example_losses, _spec(), num_items)
 
 
+def one_class_factorization(
+    num_items: int, num_factors: int = 32, *, stddev: float = 0.1, seed: int = 0
+) -> FunctionalModel:
+    """Returns the model of implicit ALS: `(q_i . u - 1)^2` for each chosen item.
+
+    What was not chosen stands in no batch; the method `fcf` adds it in closed form.
+
+    Args:
+        num_items: rows of the item table.
+        num_factors: the length of the vectors.
+        stddev: of the first item vectors.
+        seed: decides these.
+
+    Returns:
+        A model of the item table, and of `[1, k]` at the client, which starts at zero.
+    """
+    num_items, k, rng = _sizes(num_items, num_factors, seed)
+
+    def example_losses(global_weights, local_weights, x, y):
+        items = tf.gather(global_weights[0], x[:, 0])
+        return (tf.linalg.matvec(items, local_weights[0][0]) - y[:, 0]) ** 2
+
+    items = rng.normal(0, finite_number("stddev", stddev, 0), (num_items, k))
+    weights = _as_weights(items), _as_weights(np.zeros((1, k)))
+    return FunctionalModel(*weights, example_losses, _spec(), num_items)
+
+
 def neural_factorization(
     num_items: int,
     num_factors: int = 32,
