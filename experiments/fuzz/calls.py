@@ -483,6 +483,14 @@ call(
     time=("when", THING),
     name=("mine", ANYTHING),
 )
+call(
+    "data",
+    data.synthetic_log,
+    num_users=(20, whole(1, 100_000)),
+    num_items=(100, whole(100, 10_000)),
+    seed=(0, SEED),
+    num_factors=(2, whole(1, 100)),
+)
 call("data", data.split_leave_one_out, log=(log, THING), seed=(0, SEED))
 call(
     "data",
