@@ -275,6 +275,10 @@ def test_a_prior_is_fitted_as_the_normal_equations_say():
     np.testing.assert_allclose(np.concatenate([p[nobody] for p in sides]), prior.mean, rtol=1e-6)
     with pytest.raises(ValueError, match="noise must be above zero"):
         prior.fit(model, items, support, 0.0)
+    with pytest.raises(ValueError, match=r"items must be vectors of the shape \[150, k\]"):
+        prior.fit(model, items[:1], support, 0.7)
+    with pytest.raises(ValueError, match="vectors of length 2, and the prior is of sides with 3"):
+        prior.fit(model, [items[0][:, :2], items[1]], support, 0.7)
 
 
 # Rankings

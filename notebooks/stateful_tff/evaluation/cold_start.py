@@ -13,6 +13,7 @@ import pandas as pd
 
 from ..checks import (
     array_of,
+    arrays,
     called,
     client_ids,
     finite_array,
@@ -192,11 +193,16 @@ class Prior:
             float32[num_users, k] vectors and float32[num_users, 1] biases.
 
         Raises:
-            TypeError: if `noise` is not a number.
-            ValueError: if it is not above zero.
+            TypeError: if `noise` is not a number, or the items are no two arrays.
+            ValueError: if `noise` is not above zero, or the items do not fit.
         """
         noise = positive_number("noise", noise)
-        vectors, biases = (np.asarray(part, np.float64) for part in items)
+        vectors, biases = _vectors_and_biases("items", items, support.num_items)
+        if vectors.shape[1] + 1 != len(self.mean):
+            raise ValueError(
+                f"items have vectors of length {vectors.shape[1]}, and the prior is of sides with "
+                f"{len(self.mean) - 1}; give those of the same run."
+            )
         user, item, stars = (support.table[c].to_numpy() for c in ("user", "item", "rating"))
         features = np.column_stack([vectors[item], np.ones(len(item))])
         rest = stars - model.mean_rating - biases[item, 0] - features @ self.mean
@@ -219,10 +225,23 @@ def prior_of(sides: Sequence[np.ndarray], users: Sequence[int]) -> Prior:
     Raises:
         TypeError, ValueError: if the sides are no such arrays, or there are no users.
     """
-    parts = [finite_array("sides", part, 2) for part in sides]
+    parts = _vectors_and_biases("sides", sides)
     users = client_ids(users, len(parts[0]))
     if not len(users):
         raise ValueError("Nobody has a side to make a prior of; train first.")
-    rows = np.column_stack(parts)[users].astype(np.float64)
+    rows = np.column_stack(parts)[users]
     mean, square = rows.sum(axis=0) / len(rows), rows.T @ rows / len(rows)
     return Prior(mean, square - np.outer(mean, mean))
+
+
+def _vectors_and_biases(name: str, parts: Sequence[np.ndarray], rows: int | None = None) -> list:
+    """Returns vectors, float64[n, k], and biases, float64[n, 1], after checking them."""
+    found = [finite_array(name, part, 2).astype(np.float64) for part in arrays(name, parts)]
+    shapes = [part.shape for part in found]
+    if len(found) != 2 or shapes[1] != (shapes[0][0], 1) or rows not in (None, shapes[0][0]):
+        size = "n" if rows is None else rows
+        raise ValueError(
+            f"{name} must be vectors of the shape [{size}, k] and biases of the shape [{size}, 1], "
+            f"not arrays of the shapes {[list(shape) for shape in shapes]}."
+        )
+    return found
