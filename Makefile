@@ -82,7 +82,6 @@ bench: .venv/lock .venv-bench/lock .venv-fedjax/lock  ## measure speed on MovieL
 
 results: .venv/lock  ## repeat the long runs on MovieLens-1M; writes experiments/results and their figure
 	$(PYTHON) -m experiments.studies.convergence
-	$(PYTHON) -m experiments.studies.participation_and_staleness
 	$(PYTHON) -m experiments.studies.who_gains
 	$(PYTHON) -m experiments.studies.as_in_one_place
 	$(PYTHON) -m experiments.studies.information_or_cache
