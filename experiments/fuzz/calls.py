@@ -1340,7 +1340,7 @@ call(
     users=([1, 0], IDS),
 )
 # lists
-_table = dict(num_items=(30, COUNT), num_factors=(3, COUNT))
+_table = dict(num_items=(30, COUNT), num_factors=(3, whole(1, 10_000)))
 call(
     "models",
     implicit.logistic_factorization,
@@ -1390,7 +1390,7 @@ call(
     batch_decay=(0.9, POSITIVE),
     server=(1.0, NOT_NEGATIVE),
 )
-LISTS, HITS = array((2, 3), whole=True, least=0), Kind(lambda v: False)
+LISTS, HITS = Kind(lambda v: np.ndim(v) == 2), Kind(lambda v: False)
 call(
     "evaluation",
     lists.top_items,
@@ -1413,7 +1413,7 @@ call(
     "evaluation",
     in_one_place.popularity,
     log=(log, THING),
-    newest=(0.5, either(SHARE, number(least=1, most=1))),
+    newest=(0.5, number(above=0, most=1)),
 )
 call(
     "evaluation",
@@ -1427,7 +1427,7 @@ call(
     "evaluation",
     in_one_place.ials,
     log=(log, THING),
-    num_factors=(3, COUNT),
+    num_factors=(3, whole(1, 10_000)),
     weight=(0.1, POSITIVE),
     l2=(0.1, POSITIVE),
     power=(1.0, NOT_NEGATIVE),
