@@ -71,6 +71,7 @@ bench: .venv/lock .venv-bench/lock .venv-fedjax/lock  ## measure speed on MovieL
 	$(PYTHON) -m experiments.benchmarks.colab_bridge
 	$(PYTHON) -m experiments.benchmarks.cohort_speed --outside .venv-bench/bin/python
 	$(PYTHON) -m experiments.benchmarks.any_model_speed --outside .venv-fedjax/bin/python
+	$(PYTHON) -m experiments.benchmarks.ranking_speed
 	$(PYTHON) -m experiments.benchmarks.commit_costs
 	$(PYTHON) -m experiments.kill_and_resume --kills 100 --process packed --record
 	$(PYTHON) -m experiments.kill_and_resume --kills 100 --process stand-in --record
