@@ -84,7 +84,7 @@ IN_A_GRAPH = {  # called while TFF or TensorFlow traces a round, on their object
     *("VariableTrainer", "FunctionalTrainer", "compiled_once", "solved_users", "new_list", "put"),
     *("stacked", "whole_model", "keep_whole_model", "train_whole", "toward", "shared", "equally"),
     *("zeros", "checked_strength", "keep_zeros", "predicting_weights", "strength_at"),
-    *("normalization", "normalized", "client_function", "OneClient", "RidgeUser", "AllCells"),
+    *("normalization", "normalized", "OneClient", "RidgeUser", "AllCells"),
     *("with_gram_matrix", "TwoTables", "ScoreThenItems", "KeepScoreAnd", "ridge_rows"),
 }
 NOT_YET = {  # new, and without odd values so far
