@@ -71,6 +71,7 @@ bench: .venv/lock .venv-bench/lock .venv-fedjax/lock  ## measure speed on MovieL
 	$(PYTHON) -m experiments.benchmarks.colab_bridge
 	$(PYTHON) -m experiments.benchmarks.cohort_speed --outside .venv-bench/bin/python
 	$(PYTHON) -m experiments.benchmarks.any_model_speed --outside .venv-fedjax/bin/python
+	$(PYTHON) -m experiments.benchmarks.ranking_speed
 	$(PYTHON) -m experiments.benchmarks.commit_costs
 	$(PYTHON) -m experiments.kill_and_resume --kills 100 --process packed --record
 	$(PYTHON) -m experiments.kill_and_resume --kills 100 --process stand-in --record
@@ -82,7 +83,6 @@ bench: .venv/lock .venv-bench/lock .venv-fedjax/lock  ## measure speed on MovieL
 
 results: .venv/lock  ## repeat the long runs on MovieLens-1M; writes experiments/results and their figure
 	$(PYTHON) -m experiments.studies.convergence
-	$(PYTHON) -m experiments.studies.participation_and_staleness
 	$(PYTHON) -m experiments.studies.who_gains
 	$(PYTHON) -m experiments.studies.as_in_one_place
 	$(PYTHON) -m experiments.studies.information_or_cache
@@ -90,6 +90,8 @@ results: .venv/lock  ## repeat the long runs on MovieLens-1M; writes experiments
 	$(PYTHON) -m experiments.studies.equal_budgets
 	$(PYTHON) -m experiments.studies.personal_methods
 	$(PYTHON) -m experiments.studies.kinds_of_state
+	$(PYTHON) -m experiments.studies.ranking_leak
+	$(PYTHON) -m experiments.studies.ranking_methods
 	$(PYTHON) tools/draw_result.py
 
 doctor: .venv/lock  ## print the versions that matter and run one federated mean

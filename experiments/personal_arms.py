@@ -60,10 +60,17 @@ NETWORKS = {
 
 
 def digits(skew: str, strength: float, per_client: int = 35) -> Callable:
-    """Returns the function that deals digits by a seed."""
-    return lambda seed: data.digit_clients(
-        CLIENTS, per_client, skew=skew, strength=strength, seed=seed
-    )
+    """Returns the function that deals digits by a seed.
+
+    Clients are dealt one after the other, and the last ones get what is left; in random order,
+    new clients are like the others.
+    """
+
+    def draw(seed):
+        clients = data.digit_clients(CLIENTS, per_client, skew=skew, strength=strength, seed=seed)
+        return [clients[i] for i in np.random.default_rng([seed, 7]).permutation(CLIENTS)]
+
+    return draw
 
 
 POPULATIONS = {

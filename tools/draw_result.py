@@ -61,9 +61,9 @@ def draw_waterfall(rows: list[dict]) -> plt.Figure:
         color = plots.ORANGE if change > 0 else plots.BLUE
         ax.barh(height, change, left=level[before], color=color, edgecolor=outline)
         ax.text(max(level[name], level[before]) + 0.001, height, f"{change:+.4f}", va="center")
-    for name, height in ((names[0], -0.5), (names[-1], len(names) - 1.5)):
+    for name in (names[0], names[-1]):
         ax.axvline(level[name], color=plots.GREY, linestyle=":")
-        ax.annotate(f"{level[name]:.4f}", (level[name], height), ha="right")
+        ax.text(level[name], -0.8, f"{level[name]:.4f}", ha="center", va="bottom")
     low, high = min(level.values()), max(level.values())
     ax.set(xlabel="RMSE (stars)", xlim=(low - 0.004, high + 0.012))
     ax.set_yticks(range(len(names) - 1), names[1:])

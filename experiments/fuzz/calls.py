@@ -66,6 +66,8 @@ from stateful_tff.evaluation import (
     costs,
     drift,
     gains,
+    in_one_place,
+    lists,
     metrics,
     own_ratings,
     paired,
@@ -80,7 +82,14 @@ from stateful_tff.evaluation.clients import (
     worst_tenth,
 )
 from stateful_tff.experiment import Experiment
+from stateful_tff.methods.fcf import fcf
+from stateful_tff.methods.fed_bpr import fed_bpr
+from stateful_tff.methods.fed_mf import fed_mf
+from stateful_tff.methods.fed_ncf import fed_ncf
+from stateful_tff.methods.fed_rap import falling_by_batch, fed_rap, fed_rap_rates
+from stateful_tff.methods.pfedrec import pfedrec
 from stateful_tff.methods.tff_fed_recon import alternating_batches, reconstruction_model_fn
+from stateful_tff.models import implicit
 from stateful_tff.progress import progress
 from stateful_tff.recorded import results
 from stateful_tff.state import ClientState
@@ -482,6 +491,14 @@ call(
     item=("what", THING),
     time=("when", THING),
     name=("mine", ANYTHING),
+)
+call(
+    "data",
+    data.synthetic_log,
+    num_users=(20, whole(1, 100_000)),
+    num_items=(100, whole(100, 10_000)),
+    seed=(0, SEED),
+    num_factors=(2, whole(1, 100)),
 )
 call("data", data.split_leave_one_out, log=(log, THING), seed=(0, SEED))
 call(
@@ -1312,6 +1329,101 @@ call(
     global_weights=(_sides[0], WEIGHTS),
     local_weights=(_sides[1], WEIGHTS),
     users=([1, 0], IDS),
+)
+# lists
+_table = dict(num_items=(30, COUNT), num_factors=(3, whole(1, 10_000)))
+call(
+    "models",
+    implicit.logistic_factorization,
+    **_table,
+    item_stddev=(1.0, NOT_NEGATIVE),
+    user_range=(0.1, either(NOT_NEGATIVE, NONE)),
+    l2=(0.0, NOT_NEGATIVE),
+    seed=(0, SEED),
+)
+call(
+    "models",
+    implicit.two_table_factorization,
+    **_table,
+    independence=(0.1, NOT_NEGATIVE),
+    sparsity=(0.1, NOT_NEGATIVE),
+    seed=(0, SEED),
+)
+for _f in (implicit.one_class_factorization, implicit.pairwise_factorization):
+    call("models", _f, **_table, stddev=(0.1, NOT_NEGATIVE), seed=(0, SEED))
+call(
+    "models",
+    implicit.neural_factorization,
+    **_table,
+    hidden=((4, 2), Kind(lambda v: isinstance(v, list) and v and all(is_whole(n, 1) for n in v))),
+    stddev=(0.1, NOT_NEGATIVE),
+    seed=(0, SEED),
+)
+for _f in (fed_mf, fed_ncf, fed_bpr):
+    call("methods", _f)
+call("methods", pfedrec, keeps=("scores", one_of("nothing", "scores", "table")))
+call(
+    "methods",
+    fcf,
+    weight=(0.1, POSITIVE),
+    l2=(0.1, POSITIVE),
+    power=(1.0, NOT_NEGATIVE),
+    scaled=(True, FLAG),
+)
+call(
+    "methods", fed_rap, epochs=(1, COUNT), table_rate=(10.0, POSITIVE), round_decay=(0.9, POSITIVE)
+)
+call("methods", falling_by_batch, rate=(0.5, POSITIVE), decay=(0.9, POSITIVE))
+call(
+    "methods",
+    fed_rap_rates,
+    rate=(0.5, POSITIVE),
+    batch_decay=(0.9, POSITIVE),
+    server=(1.0, NOT_NEGATIVE),
+)
+LISTS, HITS = Kind(lambda v: np.ndim(v) == 2), Kind(lambda v: False)
+call(
+    "evaluation",
+    lists.top_items,
+    scores=(OF_USERS, array((NUM_USERS, 3), (3,))),
+    candidates=(np.ones((NUM_USERS, 3), bool), Kind(lambda v: False)),
+    cutoff=(2, whole(1, 3)),
+)
+call("evaluation", lists.coverage, lists=([[0, 1, 2]], LISTS), num_items=(30, whole(3)))
+call("evaluation", lists.popularity_lift, lists=([[0, 1, 2]], LISTS), train=(log, THING))
+call(
+    "evaluation",
+    lists.paired_mean,
+    first=([np.ones(3)], HITS),
+    second=([np.zeros(3)], HITS),
+    draws=(10, COUNT),
+    seed=(0, SEED),
+    level=(0.9, SHARE),
+)
+call(
+    "evaluation",
+    in_one_place.popularity,
+    log=(log, THING),
+    newest=(0.5, number(above=0, most=1)),
+)
+call(
+    "evaluation",
+    in_one_place.item_neighbours,
+    log=(log, THING),
+    neighbours=(3, COUNT),
+    shrink=(1.0, NOT_NEGATIVE),
+)
+call("evaluation", in_one_place.ease, log=(log, THING), l2=(10.0, POSITIVE))
+call(
+    "evaluation",
+    in_one_place.ials,
+    log=(log, THING),
+    num_factors=(3, whole(1, 10_000)),
+    weight=(0.1, POSITIVE),
+    l2=(0.1, POSITIVE),
+    power=(1.0, NOT_NEGATIVE),
+    sweeps=(1, COUNT),
+    seed=(0, SEED),
 )
 call("evaluation", staleness.ages, states=(states, THING), round_num=(5, whole(2)))
 call(

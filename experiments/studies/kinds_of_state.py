@@ -33,7 +33,7 @@ from experiments.record import Recorder
 from stateful_tff.evaluation.clients import paired_errors
 from stateful_tff.stores.contract import as_arrays
 
-NAME = "kinds_of_state"
+NAME, PROTOCOL = "kinds_of_state", "each client's own test examples"
 AGED, LATER = 10, 10
 # The kind of state: the way that keeps it, its data, and what of the state is meant.
 KINDS = {
@@ -143,13 +143,14 @@ def main() -> None:
         for cohort in options.cohorts:
             gap = paired_errors(scaffold[cohort], plain[cohort])
             recorder.write(
-                data="digits, label skew", method="SCAFFOLD", minus="FedAvg", cohort=cohort,
-                metric="error difference", value=gap.value, low=gap.low, high=gap.high,
-                by_seed=[round(v, 5) for v in gap.by_seed], verdict=gap.verdict,
+                data="digits, label skew", protocol=PROTOCOL, method="SCAFFOLD",
+                minus="FedAvg", cohort=cohort, metric="error difference",
+                value=gap.value, low=gap.low, high=gap.high, verdict=gap.verdict,
+                by_seed=[round(v, 5) for v in gap.by_seed],
                 error=float(np.mean(scaffold[cohort])),
             )  # fmt: skip
     recorder.write(
-        data="all", method="all", metric="seconds of the study",
+        data="all", protocol=PROTOCOL, method="all", metric="seconds of the study",
         value=time.perf_counter() - start, workers=options.workers, seeds=options.seeds,
     )  # fmt: skip
     recorder.finish()
@@ -163,7 +164,7 @@ def write_changes(recorder: Recorder, kind: str, runs: list[dict]) -> None:
         for change in ("dropped", "swapped", "aged"):
             damage = paired_errors([run[change][when] for run in runs], kept)
             recorder.write(
-                data=title, kind=kind, method=name, change=change, moment=moment,
+                data=title, protocol=PROTOCOL, kind=kind, method=name, change=change, moment=moment,
                 metric="error difference", value=damage.value, low=damage.low,
                 high=damage.high, by_seed=[round(v, 5) for v in damage.by_seed],
                 verdict=damage.verdict, kept=float(np.mean(kept)),

@@ -31,7 +31,7 @@ import numpy as np
 from experiments.record import Recorder
 from stateful_tff.evaluation.clients import paired_errors, share_harmed, worst_tenth
 
-NAME = "personal_methods"
+NAME, PROTOCOL = "personal_methods", "each client's own test examples"
 CURVE = (5, 10, 20, 30, arms.ROUNDS)
 MAPPED = ("local only", "FedAvg", "FedAvg, fine-tuned", "FedPer", "Ditto")
 SKEWS, SIZES = (0.0, 0.3, 0.6, 0.9), (8, 16, 35)
@@ -97,9 +97,8 @@ def write(recorder: Recorder, rows: list[dict], seeds) -> None:
     level = float(np.mean(by_method["local only"]["errors"]))
     for name, row in by_method.items():
         errors, spent = row["errors"], row["bytes"]
-        fields = dict(
-            data=row["data"], method=name, data_checksum=checksum(POPULATIONS[row["data"]])
-        )
+        digits = checksum(POPULATIONS[row["data"]])
+        fields = dict(data=row["data"], protocol=PROTOCOL, method=name, data_checksum=digits)
         values = {
             "error": float(np.mean(errors)),
             "median error": float(np.mean([np.median(one) for one in errors])),
@@ -175,13 +174,15 @@ def main() -> None:
                 for (skew, size, errors), (_, _, others) in zip(call.result(), alone, strict=True):
                     pair = paired_errors(errors, others)
                     recorder.write(
-                        data="map of label skew", method=name, skew=skew, examples=size,
-                        metric="error", value=float(np.mean(errors)), minus_alone=pair.value,
+                        data="map of label skew", protocol=PROTOCOL, method=name, skew=skew,
+                        examples=size, metric="error", value=float(np.mean(errors)),
+                        minus_alone=pair.value,
                         low=pair.low, high=pair.high,
                     )  # fmt: skip
     recorder.write(
-        data=", ".join(options.data), method="all", metric="seconds of the study",
-        value=time.perf_counter() - start, workers=options.workers, seeds=options.seeds,
+        data=", ".join(options.data), protocol=PROTOCOL, method="all",
+        metric="seconds of the study", value=time.perf_counter() - start,
+        workers=options.workers, seeds=options.seeds,
         trials=options.trials,
     )  # fmt: skip
     recorder.finish()

@@ -206,19 +206,6 @@ def study(name, monkeypatch):
     return __import__(f"experiments.studies.{name}", fromlist=[name])
 
 
-def test_a_short_rerun_of_participation_agrees_with_what_is_recorded(monkeypatch):
-    rows = []
-    study("participation_and_staleness", monkeypatch).short_rerun(
-        lambda **fields: rows.append(fields)
-    )
-    recorded, keys = results("participation_and_staleness"), ["method", "metric"]
-    expected = recorded[recorded["part"] == "short"].set_index(keys)
-    again = pd.DataFrame(rows).set_index(keys)["value"]
-    assert set(again.index) == set(expected.index) and len(again) == len(expected)
-    for key, value in again.items():
-        assert expected.loc[key, "low"] <= value <= expected.loc[key, "high"], key
-
-
 def test_a_short_rerun_of_who_gains_agrees_within_its_intervals(monkeypatch):
     who_gains, rows = study("who_gains", monkeypatch), []
     who_gains.short_rerun(lambda **row: rows.append(row))
@@ -231,42 +218,3 @@ def test_a_short_rerun_of_who_gains_agrees_within_its_intervals(monkeypatch):
     assert len(judged) > len(both) / 2
     inside = judged["value"].between(judged["low_recorded"] - 1e-5, judged["high_recorded"] + 1e-5)
     assert inside.all(), judged.loc[~inside, [*names, "value"]]
-
-
-def test_what_chapter_9_observes_holds_in_what_is_recorded():
-    recorded = results("participation_and_staleness")
-    final = recorded[(recorded["data"] == "ml-1m") & (recorded["protocol"] == "seen, time")]
-    rates = final[final["part"] == "rates"]
-    gaps = rates[rates["metric"] == "rmse difference"].set_index(["method", "clients"])
-    start = gaps.loc["hybrid minus stateless"].sort_index()
-    np.testing.assert_allclose(start["value"], [0, -0.0006, -0.0018, -0.0043, -0.0078], atol=6e-5)
-    assert (start["low"] <= 0).all() and start["high"].iloc[-1] < 0
-    as_it_is = gaps.loc["stateful minus stateless"].sort_index()["value"]
-    np.testing.assert_allclose(as_it_is, [0.083, 0.064, 0.034, 0.010, -0.005], atol=6e-4)
-
-    groups = rates[rates["metric"].str.startswith("rmse by")]
-    groups = groups.pivot_table("value", ["metric", "group", "seed"], "method", sort=False)
-    excess = groups["stateful"] - groups["stateless"]
-    visits, aged = excess.loc["rmse by visits"], excess.loc["rmse by age, one visit"]
-    assert visits["0"].mean() == pytest.approx(0.100, abs=6e-4)
-    assert visits["1"].mean() == pytest.approx(0.020, abs=6e-4)
-    assert (visits["0"] > 4 * visits["1"]).all()
-    assert aged["0 to 4"].mean() == pytest.approx(0.012, abs=6e-4)
-    assert aged["30 to 59"].mean() == pytest.approx(0.024, abs=6e-4)
-    assert (aged["30 to 59"] - aged["0 to 4"]).min() < 0.002  # one seed shows nothing
-    assert (groups["hybrid"] - groups["stateless"]).max() < 0.001
-
-    away = final[final["part"] == "absence"]
-    rmse = away[(away["rounds"] == 250) & (away["metric"] == "rmse")]
-    rmse = rmse.groupby("method")["value"].mean()
-    for method, value in {
-        "stored state as it is": 0.928, "with the items of that day": 0.938,
-        "a few local steps": 0.898, "never away": 0.899,
-        "many local steps": 0.888, "reconstructed": 0.888,
-    }.items():  # fmt: skip
-        assert rmse[method] == pytest.approx(value, abs=6e-4), method
-    assert abs(rmse["aligned by a rotation"] - rmse["stored state as it is"]) < 0.0002
-    turned = away[(away["metric"] == "drift, rotated") & (away["rounds"] == 250)]
-    assert turned["value"].max() <= 0.003
-    moved = away.loc[(away["metric"] == "drift, moved") & (away["rounds"] == 250), "value"]
-    assert moved.round(2).between(0.62, 0.71).all()

@@ -71,6 +71,7 @@ OTHERS_MAKE_IT = {  # results, containers and bases of what is tried
     *("MatrixFactorizationModel", "VariableFunctionalModel", "Worker", "Workers", "Channel"),
     *("has_fractions", "order_in_time", "checked_scale", "initializer_of"),
     *("generators", "cuts", "split_by_part", "OverSeeds", "Classifier", "halves"),
+    *("PairedMean", "choices", "penalties", "parts_of"),
 }
 IN_A_GRAPH = {  # called while TFF or TensorFlow traces a round, on their objects
     *("GraphFunction", "number_of_parts", "flatten", "flat_types", "unflatten", "part_work"),
@@ -83,14 +84,14 @@ IN_A_GRAPH = {  # called while TFF or TensorFlow traces a round, on their object
     *("VariableTrainer", "FunctionalTrainer", "compiled_once", "solved_users", "new_list", "put"),
     *("stacked", "whole_model", "keep_whole_model", "train_whole", "toward", "shared", "equally"),
     *("zeros", "checked_strength", "keep_zeros", "predicting_weights", "strength_at"),
-    *("normalization", "normalized"),
+    *("normalization", "normalized", "OneClient", "RidgeUser", "AllCells"),
+    *("with_gram_matrix", "TwoTables", "ScoreThenItems", "KeepScoreAnd", "ridge_rows"),
 }
 NOT_YET = {  # new, and without odd values so far
-    *("OneClient", "build_rows_process", "parts_of", "PairedMean", "choices", "coverage", "ease"),
-    *("ials", "item_neighbours", "paired_mean", "penalties", "popularity", "popularity_lift"),
-    *("ridge_rows", "top_items", "KeepScoreAnd", "ScoreThenItems", "TwoTables", "fed_rap"),
-    *("falling_by_batch", "fed_rap_rates", "pfedrec", "with_tables", "logistic_factorization"),
-    *("neural_factorization", "pairwise_factorization", "two_table_factorization"),
+    *(
+        "build_rows_process",
+        "with_tables",
+    ),
 }
 NOT_TRIED = OTHERS_MAKE_IT | IN_A_GRAPH | NOT_YET
 

@@ -404,16 +404,32 @@ def test_the_constant_of_the_model_can_be_given():
     assert sgd(1.0, 0.1, 0.1).server is not None
 
 
-# The recorded study
+# What the studies share
 
 
-def test_a_short_rerun_of_the_study_agrees_with_what_is_recorded():
-    from experiments.record import agree
-    from experiments.studies import stateful_or_stateless as study
-    from stateful_tff.recorded import results
+@pytest.mark.parametrize("protocol", ["seen, random", "seen, time", "unseen"])
+def test_no_study_judges_settings_on_the_ratings_that_chose_them(protocol):
+    from experiments.arms import PROTOCOLS, Task, ratings_of
 
-    recorded = results(study.NAME)
-    recorded = recorded[recorded["data"] == "synthetic"].to_dict("records")
-    rows = study.short_runs()
-    assert len(rows) == len(recorded) > 0
-    assert all(agree(row, recorded) for row in rows)
+    tuning = PROTOCOLS[protocol](ratings_of("synthetic"), seed=0).validation.table
+    for seed in (0, 1):
+        task, split = Task("synthetic", protocol, seed, True), PROTOCOLS[protocol]
+        test = split(ratings_of("synthetic"), seed=seed).test.table
+        names = ["user"] if protocol == "unseen" else ["user", "item"]
+        rows = {tuple(row) for row in task.judged.table[names].to_numpy()}
+        assert rows and not rows & {tuple(row) for row in tuning[names].to_numpy()}
+        assert rows <= {tuple(row) for row in test[names].to_numpy()}
+
+
+def test_arms_share_a_training_and_differ_in_serving():
+    from experiments.arms import Arm, Task, run
+
+    arms = {str(n): Arm(num_factors=4, rounds=20, passes=n) for n in (0, 2, "solved")}
+    found = {name: errors for name, errors, *_ in run(("synthetic", "seen, random", 1, True), arms)}
+    task = Task("synthetic", "seen, random", 1, True)
+    alone = Experiment(task.training, num_factors=4, l2=0.05, seed=1)
+    alone.train(20)
+    assert found["0"].rmse == pytest.approx(alone.score(task.judged)["rmse"], abs=1e-6)
+    solved = alone.score(task.judged, alone.solve())["rmse"]
+    assert found["solved"].rmse == pytest.approx(solved, abs=1e-6)
+    assert len({round(errors.rmse, 6) for errors in found.values()}) == 3

@@ -189,7 +189,7 @@ def test_paired_errors_are_paired():
     assert gap.value == pytest.approx(-0.02, abs=0.002) and gap.verdict == "better"
     assert gap.high - gap.low < 0.005 and len(gap.by_seed) == 4
     assert paired_errors(list(hard), list(hard + 0.001)).verdict == "no difference"
-    with pytest.raises(ValueError, match="make no pairs"):
+    with pytest.raises(ValueError, match="Two methods make pairs"):
         paired_errors([first[0]], [second[0], second[1]])
 
 

@@ -11,6 +11,7 @@ from .implicit import (
     read_log,
     split_at_time,
     split_leave_one_out,
+    synthetic_log,
 )
 from .movielens import load_ratings, load_users, read_movielens, write_movielens
 from .negatives import NegativeSampler, refuse_peeking, times_drawn
@@ -69,6 +70,7 @@ __all__ = [
     "split_users",
     "support_and_query",
     "synthetic_clients",
+    "synthetic_log",
     "synthetic_ratings",
     "times_drawn",
     "write_movielens",

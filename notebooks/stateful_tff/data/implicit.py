@@ -11,7 +11,15 @@ import attrs
 import numpy as np
 import pandas as pd
 
-from ..checks import called, finite_number, left_out_or, seed_number, whole_number, yes_or_no
+from ..checks import (
+    called,
+    finite_number,
+    left_out_or,
+    seed_number,
+    table_size,
+    whole_number,
+    yes_or_no,
+)
 from .clients import DatasetsByClient
 from .ratings import DataError, Ratings
 from .splits import Split, cuts, split_by_part
@@ -198,3 +206,43 @@ class ImplicitDatasets(DatasetsByClient):
         if not isinstance(name, str) or name != "all":
             raise ValueError("Implicit datasets have no halves; take a method that uses 'all'.")
         return self
+
+
+def synthetic_log(
+    num_users: int = 400, num_items: int = 300, seed: int = 0, *, num_factors: int = 4
+) -> tuple[Ratings, np.ndarray]:
+    """Draws choices whose best ranking is known.
+
+    User u chooses item i with a chance that grows with `popularity_i + p_u . q_i`. Each user
+    draws items one after the other in proportion to the exponential of that, without
+    replacement, and chose them in random order; so no ranking finds a held-out choice more often
+    than the one by these sums.
+
+    Args:
+        num_users: number of users.
+        num_items: number of items, from 100.
+        seed: decides everything that is drawn.
+        num_factors: rank of the taste, from 1 to 100.
+
+    Returns:
+        The choices, 15 to 60 of each user, and the sums, float32[num_users, num_items].
+    """
+    num_users, num_items = (
+        whole_number("num_users", num_users, 1, 100_000),
+        whole_number("num_items", num_items, 100, 10_000),
+    )
+    num_factors = whole_number("num_factors", num_factors, 1, 100)
+    table_size("The choices", num_users, num_items)
+    rng = np.random.default_rng(seed_number("seed", seed))
+    users, items = (rng.normal(size=(size, num_factors)) for size in (num_users, num_items))
+    sums = rng.normal(0, 1, num_items) + 2 * num_factors**-0.5 * users @ items.T
+    order = np.argsort(-(sums + rng.gumbel(size=sums.shape)), axis=1)
+    counts = rng.integers(15, 61, num_users)
+    chosen = [rng.permutation(row[:count]) for row, count in zip(order, counts, strict=True)]
+    table = pd.DataFrame(
+        dict(user=np.repeat(range(num_users), counts), item=np.concatenate(chosen))
+    )
+    table["time"] = np.concatenate([np.arange(count) for count in counts])
+    missing = np.setdiff1d(range(num_items), table["item"])  # nobody's choice: no row, no column
+    log = read_log(table, "user", "item", "time", name="synthetic log")
+    return log, np.delete(sums, missing, axis=1).astype(np.float32)

@@ -40,7 +40,8 @@ def deal_by_label(
     """Deals examples to clients whose labels are skewed, the same number to each.
 
     Each client draws its own mixture of labels from a Dirichlet distribution around that of all
-    labels (Hsu et al. 2019, section 3), and then examples without replacement.
+    labels (Hsu et al. 2019, section 3), and then examples without replacement. Clients draw one
+    after the other, so the last ones get what is left.
 
     Args:
         labels: int[n], the label of each example, from 0.

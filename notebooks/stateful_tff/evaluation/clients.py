@@ -11,9 +11,9 @@ from collections.abc import Sequence
 import numpy as np
 import tensorflow as tf
 
-from ..checks import array_of, finite_array, shown
+from ..checks import finite_array
 from ..models import Classifier
-from .bootstrap import bounds, populations
+from .lists import paired_mean
 from .paired import PairedDifference
 
 SMALLEST_DIFFERENCE = 0.01  # of the error rate: one point; what is smaller is no difference
@@ -103,17 +103,8 @@ def paired_errors(
     Raises:
         ValueError: if seeds or clients differ, or there are none.
     """
-    pair = [array_of("errors", one) for one in (first, second)]
-    if pair[0].shape != pair[1].shape or pair[0].ndim != 2 or not pair[0].size:
-        raise ValueError(
-            f"Errors of the shapes {shown([list(p.shape) for p in pair])} make no pairs; give "
-            "[seeds, clients] of both, of the same ones."
-        )
-    gaps = pair[0] - pair[1]
-    often = populations(gaps.shape[1], draws, seed)
-    value, low, high = map(float, bounds(often @ gaps.mean(axis=0) / gaps.shape[1]))
-    by_seed = tuple(float(gap) for gap in gaps.mean(axis=1))
-    return PairedDifference(value, low, high, by_seed, SMALLEST_DIFFERENCE)
+    gap = paired_mean(first, second, draws, seed)
+    return PairedDifference(gap.value, gap.low, gap.high, gap.by_seed, SMALLEST_DIFFERENCE)
 
 
 def _some(name: str, values) -> np.ndarray:

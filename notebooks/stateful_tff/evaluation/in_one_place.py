@@ -13,7 +13,6 @@ from ..checks import (
     num_passes,
     positive_number,
     seed_number,
-    share,
     table_size,
     whole_number,
 )
@@ -34,7 +33,9 @@ def popularity(log: Ratings, newest: float = 1.0) -> np.ndarray:
         log: what may be known at the moment of serving, and nothing after it.
         newest: only so large a share of it counts, the newest.
     """
-    newest, count = share("newest", newest) if newest != 1.0 else 1.0, len(log)
+    newest, count = finite_number("newest", newest), len(log)
+    if not 0 < newest <= 1:
+        raise ValueError(f"newest is {newest:g}; give a share above 0 and up to 1.")
     order = np.argsort(log.table["timestamp"].to_numpy(), kind="stable")
     kept = log.table["item"].to_numpy()[order[count - round(count * newest) :]]
     return np.bincount(kept, minlength=log.num_items).astype(float)
@@ -48,7 +49,7 @@ def item_neighbours(log: Ratings, neighbours: int = 100, shrink: float = 10.0) -
 
     Args:
         log: the choices.
-        neighbours: only so many of an item's nearest count.
+        neighbours: only so many of an item's nearest count, and those that tie with the last.
         shrink: pulls similarities of rare items to zero.
 
     Returns:
@@ -63,7 +64,7 @@ def item_neighbours(log: Ratings, neighbours: int = 100, shrink: float = 10.0) -
     np.fill_diagonal(near, 0)
     if neighbours < len(near):
         least = np.partition(near, -neighbours, axis=0)[-neighbours]
-        near = np.where(near >= least, near, 0)
+        near = np.where(near >= least - 1e-6, near, 0)
     return np.asarray(chosen @ near.astype(np.float32))
 
 
@@ -81,9 +82,11 @@ def ease(log: Ratings, l2: float = 500.0) -> np.ndarray:
     """
     l2, chosen = positive_number("l2", l2), choices(log)
     table_size("The weights", log.num_items, log.num_items)
-    inverse = np.linalg.inv(
-        np.asarray((chosen.T @ chosen).todense(), float) + l2 * np.eye(log.num_items)
-    )
+    both = np.asarray((chosen.T @ chosen).todense(), float)
+    try:
+        inverse = np.linalg.inv(both + l2 * np.eye(log.num_items))
+    except np.linalg.LinAlgError as error:
+        raise ValueError(f"The equations have no one solution with l2={l2:g}; raise it.") from error
     weights = -inverse / np.diag(inverse)
     np.fill_diagonal(weights, 0)
     return np.asarray(chosen @ weights.astype(np.float32))
@@ -146,7 +149,10 @@ def ials(
     Returns:
         float32[num_users, k] and float32[num_items, k].
     """
-    k, weight = whole_number("num_factors", num_factors, 1), positive_number("weight", weight)
+    k, weight = (
+        whole_number("num_factors", num_factors, 1, 10_000),
+        positive_number("weight", weight),
+    )
     l2, power = positive_number("l2", l2), finite_number("power", power, 0)
     table_size("One side's vectors", max(log.num_users, log.num_items), k)
     rng, by_user = np.random.default_rng(seed_number("seed", seed)), choices(log)

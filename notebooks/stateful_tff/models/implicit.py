@@ -10,8 +10,10 @@ from collections import OrderedDict
 import numpy as np
 import tensorflow as tf
 
-from ..checks import finite_number, seed_number, table_size, whole_number
+from ..checks import finite_number, listed, seed_number, table_size, whole_number
 from .functional import FunctionalModel
+
+_LARGEST = 1e6  # of a first weight or a penalty
 
 
 def _spec(ids: int = 1) -> OrderedDict:
@@ -21,10 +23,18 @@ def _spec(ids: int = 1) -> OrderedDict:
     )
 
 
+def _size_of(name: str, value) -> float:
+    """Returns a number from 0 that no float32 overflows with."""
+    value = finite_number(name, value, 0)
+    if value > _LARGEST:
+        raise ValueError(f"{name} is {value:g}, and at most {_LARGEST:g} makes sense.")
+    return value
+
+
 def _sizes(num_items: int, num_factors: int, seed: int):
     """Returns the checked sizes of an item table, and a generator."""
     num_items = whole_number("num_items", num_items, 1)
-    num_factors = whole_number("num_factors", num_factors, 1)
+    num_factors = whole_number("num_factors", num_factors, 1, 10_000)
     table_size("The item table", num_items, num_factors)
     return num_items, num_factors, np.random.default_rng(seed_number("seed", seed))
 
@@ -69,9 +79,9 @@ def logistic_factorization(
         ValueError: if it is too small or too large.
     """
     num_items, k, rng = _sizes(num_items, num_factors, seed)
-    item_stddev = finite_number("item_stddev", item_stddev, 0)
-    limit = k**-0.5 if user_range is None else finite_number("user_range", user_range, 0)
-    l2 = np.float32(finite_number("l2", l2, 0))
+    item_stddev = _size_of("item_stddev", item_stddev)
+    limit = k**-0.5 if user_range is None else _size_of("user_range", user_range)
+    l2 = np.float32(_size_of("l2", l2))
 
     def example_losses(global_weights, local_weights, x, y):
         items, (vector, bias) = tf.gather(global_weights[0], x[:, 0]), local_weights
@@ -112,8 +122,8 @@ def two_table_factorization(
         table `[num_items, k]` at the client.
     """
     num_items, k, rng = _sizes(num_items, num_factors, seed)
-    apart = np.float32(finite_number("independence", independence, 0))
-    sparse = np.float32(finite_number("sparsity", sparsity, 0))
+    apart = np.float32(_size_of("independence", independence))
+    sparse = np.float32(_size_of("sparsity", sparsity))
 
     def example_losses(global_weights, local_weights, x, y):
         vector, bias, table = local_weights
@@ -127,6 +137,33 @@ def two_table_factorization(
     common, own = rng.normal(0, 1, shape), rng.normal(0, 1, shape)
     score = rng.uniform(-limit, limit, (1, k)), rng.uniform(-limit, limit, (1, 1))
     weights = _as_weights(common), _as_weights(*score, own)
+    return FunctionalModel(*weights, example_losses, _spec(), num_items)
+
+
+def one_class_factorization(
+    num_items: int, num_factors: int = 32, *, stddev: float = 0.1, seed: int = 0
+) -> FunctionalModel:
+    """Returns the model of implicit ALS: `(q_i . u - 1)^2` for each chosen item.
+
+    What was not chosen stands in no batch; the method `fcf` adds it in closed form.
+
+    Args:
+        num_items: rows of the item table.
+        num_factors: the length of the vectors.
+        stddev: of the first item vectors.
+        seed: decides these.
+
+    Returns:
+        A model of the item table, and of `[1, k]` at the client, which starts at zero.
+    """
+    num_items, k, rng = _sizes(num_items, num_factors, seed)
+
+    def example_losses(global_weights, local_weights, x, y):
+        items = tf.gather(global_weights[0], x[:, 0])
+        return (tf.linalg.matvec(items, local_weights[0][0]) - y[:, 0]) ** 2
+
+    items = rng.normal(0, _size_of("stddev", stddev), (num_items, k))
+    weights = _as_weights(items), _as_weights(np.zeros((1, k)))
     return FunctionalModel(*weights, example_losses, _spec(), num_items)
 
 
@@ -155,10 +192,9 @@ def neural_factorization(
         client.
     """
     num_items, k, rng = _sizes(num_items, num_factors, seed)
-    if not isinstance(hidden, tuple | list) or not hidden:
-        raise TypeError(f"hidden must hold the width of at least one layer, not {hidden!r}.")
+    hidden = listed("hidden", hidden, int)
     widths = [2 * k, *(whole_number("A width of hidden", one, 1, 10_000) for one in hidden)]
-    stddev = finite_number("stddev", stddev, 0)
+    stddev = _size_of("stddev", stddev)
 
     def example_losses(global_weights, local_weights, x, y):
         table, *layers, last, bias = global_weights
@@ -199,7 +235,7 @@ def pairwise_factorization(
         A model of the item table and of `[1, k]` at the client, whose x is `[batch, 2]`.
     """
     num_items, k, rng = _sizes(num_items, num_factors, seed)
-    stddev, l2 = finite_number("stddev", stddev, 0), np.float32(finite_number("l2", l2, 0))
+    stddev, l2 = _size_of("stddev", stddev), np.float32(_size_of("l2", l2))
 
     def example_losses(global_weights, local_weights, x, y):
         chosen, drawn = (tf.gather(global_weights[0], x[:, side]) for side in range(2))

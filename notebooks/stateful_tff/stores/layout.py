@@ -107,23 +107,76 @@ class Layout:
             StoreError: if they are not.
         """
         size = len(data) if isinstance(data, bytes) else 0
-        if size != self.dtype.itemsize:
+        if size != self.dtype.itemsize and not (self._has_tables and 0 < size < self.size):
             raise StoreError(
                 f"The state of {owner} has {size} bytes and not {self.dtype.itemsize}: the "
                 "store is damaged; go back to a backup."
             )
-        if zlib.crc32(data) != checksum:
+        row = None
+        if zlib.crc32(data) == checksum:
+            dense = size == self.dtype.itemsize
+            row = np.frombuffer(data, self.dtype)[0] if dense else _from_touched_rows(data, self)
+        if row is None:
             raise StoreError(
                 f"The state of {owner} is not what was written: the store is damaged; go back to "
                 "a backup."
             )
-        return np.frombuffer(data, self.dtype)[0]
+        return row
+
+    @property
+    def _has_tables(self) -> bool:
+        """Whether a part may be written as its touched rows."""
+        return any(_is_table(shape) for *_, shape in self._fields)
+
+
+_FEWEST_ROWS = 16  # of a part that is taken for a table
+
+
+def _is_table(shape: tuple) -> bool:
+    """Tells whether a part of a state may be written as its touched rows."""
+    return len(shape) > 1 and shape[0] >= _FEWEST_ROWS
 
 
 def as_bytes(row: np.ndarray | np.void) -> dict:
-    """Returns a row as a table has it, bytes in `state` and their checksum in `crc32`."""
-    data = row.tobytes()
+    """Returns a row as a store has it, bytes in `state` and their checksum in `crc32`.
+
+    Where that is shorter, tables are written as their touched rows: one bit for each row, which
+    tells whether a bit of it is set, and then the rows of which one is. All else is as it is.
+    """
+    data, row = row.tobytes(), np.asarray(row).reshape(-1)[0]
+    if any(_is_table(kind.shape) for kind, *_ in row.dtype.fields.values()):
+        touched = b"".join(map(_touched_rows, (row[name] for name in row.dtype.names)))
+        data = min(data, touched, key=len)
     return dict(crc32=zlib.crc32(data), state=data)
+
+
+def _touched_rows(part: np.ndarray) -> bytes:
+    """Returns a table as which rows are touched, and these rows; any other part as it is."""
+    part = np.ascontiguousarray(part)
+    if not _is_table(part.shape):
+        return part.tobytes()
+    touched = part.view(np.uint8).reshape(len(part), -1).any(axis=1)
+    return np.packbits(touched).tobytes() + part[touched].tobytes()
+
+
+def _from_touched_rows(data: bytes, layout: Layout) -> np.void | None:
+    """Returns the row that was written as touched rows; `None` if the lengths do not fit."""
+    row, at = np.zeros((), layout.dtype), 0
+    for name in layout.dtype.names:
+        part = row[name]
+        if _is_table(part.shape):
+            bits = np.frombuffer(data[at : at + -(-len(part) // 8)], np.uint8)
+            at += -(-len(part) // 8)
+            touched = np.unpackbits(bits, count=len(part)).astype(bool)
+        else:
+            part, touched = part.reshape(1, -1), np.ones(1, bool)
+        shape = touched.sum(), *part.shape[1:]
+        size = int(np.prod(shape)) * part.itemsize
+        if len(data) < at + size:
+            return None
+        part[touched] = np.frombuffer(data[at : at + size], part.dtype).reshape(shape)
+        at += size
+    return row[()] if at == len(data) else None
 
 
 def not_finite(parts: list[np.ndarray]) -> int | None:

@@ -7,6 +7,7 @@ import contextlib
 import importlib.metadata
 import json
 import os
+import zlib
 
 import numpy as np
 import pandas as pd
@@ -93,7 +94,7 @@ class SqlStore:
             keep_states=self.keep_states,
             **{f"server {part}": kind for part, kind in self._contract.server.kinds.items()},
             **{f"client {part}": kind for part, kind in self._layout.kinds.items()},
-            first_client_state=as_bytes(self._first)["crc32"],
+            first_client_state=zlib.crc32(self._first.tobytes()),
             **{package: importlib.metadata.version(package) for package in _PACKAGES},
             settings=json.loads(as_json("settings", settings, allow_nan=False)),
         )

@@ -1,0 +1,100 @@
+"""What chapter 8 says of recorded results holds in them: signs, intervals and the numbers."""
+
+import numpy as np
+import pytest
+
+from stateful_tff.recorded import results
+
+
+def rows(study, **fields):
+    """The rows of a study with these fields."""
+    table = results(study)
+    for name, value in fields.items():
+        table = table[table[name] == value]
+    return table
+
+
+def rmse(study, method, **fields):
+    """The mean RMSE over seeds of an arm."""
+    return rows(study, method=method, metric="rmse, mean", **fields)["value"].item()
+
+
+def difference(study, method, minus, **fields):
+    """The recorded paired difference of two arms."""
+    found = rows(study, method=method, minus=minus, metric="rmse difference", **fields)
+    return found.iloc[0] if len(found) == 1 else pytest.fail(f"{len(found)} rows for {method}")
+
+
+def is_no_difference(row):
+    """Whether an interval lies within the smallest effect of interest."""
+    return -0.002 < row["low"] and row["high"] < 0.002
+
+
+STEPS = [
+    "FedRecon's recipe",
+    "served exactly",
+    "all ratings in place of a half",
+    "penalty .05 in place of .02",
+    "users' rate .05 in place of .1",
+    "the state is kept",
+    "no passes before training",
+    "served as kept",
+]
+
+
+def test_the_steps_of_the_waterfall_add_up_and_state_is_not_the_gap():
+    level = [rmse("information_or_cache", step, part="waterfall") for step in STEPS]
+    step = [
+        difference("information_or_cache", after, before, part="waterfall")
+        for before, after in zip(STEPS, STEPS[1:], strict=False)
+    ]
+    np.testing.assert_allclose(np.diff(level), [row["value"] for row in step], atol=2e-5)
+    assert level[-1] - level[0] < -0.02
+    by_name = dict(zip(STEPS[1:], step, strict=True))
+    assert is_no_difference(by_name["the state is kept"])
+    assert by_name["all ratings in place of a half"]["low"] > 0.01
+    assert by_name["penalty .05 in place of .02"]["high"] < -0.03
+    assert by_name["served as kept"]["low"] > 0.002
+    assert level[STEPS.index("users' rate .05 in place of .1")] <= 0.849  # without state
+
+
+def passes(visit, before):
+    """Kept minus forgotten at equal passes."""
+    name = f"{visit} passes in a visit, {before} before serving"
+    return difference("information_or_cache", f"kept, {name}", f"forgotten, {name}", part="passes")
+
+
+def test_what_a_kept_start_is_worth_falls_with_passes_and_is_gone_where_they_are_exact():
+    assert passes("0", "0")["high"] < -0.05
+    for visit in ("0", "3", "solved"):
+        worth = [-passes(visit, before)["value"] for before in ("0", "1", "6")]
+        assert worth[0] > worth[1] - 1e-3 > worth[2] - 2e-3
+    assert is_no_difference(passes("solved", "solved"))
+
+
+def window(tenths):
+    """What is kept, as it is, minus the best that is forgotten, where devices hold a window."""
+    part = rows("information_or_cache", part="windows", metric="rmse, mean")
+    part = part[part["method"].str.contains(f"window {tenths},")].set_index("method")["value"]
+    forgotten = part[part.index.str.startswith("forgotten")].idxmin()
+    kept = f"kept, window {tenths}, 0 before serving"
+    return difference("information_or_cache", kept, forgotten, part="windows")
+
+
+def test_a_state_is_information_where_the_device_forgets():
+    worth = [window(tenths) for tenths in (1, 2, 5, 10)]
+    assert worth[0]["high"] < -0.002
+    assert worth[0]["value"] < worth[1]["value"] < worth[3]["value"]
+    assert worth[-1]["low"] > -0.002
+
+
+@pytest.mark.parametrize("protocol", ["seen, random", "seen, time", "unseen"])
+def test_rounds_reach_training_in_one_place(protocol):
+    row = difference("as_in_one_place", "federated", "centralized SGD", protocol=protocol)
+    assert is_no_difference(row)
+    most = {"seen, random": 0.8395, "seen, time": 0.8640, "unseen": 0.8700}[protocol]
+    assert rmse("as_in_one_place", "federated", protocol=protocol) <= most
+    with_drift = difference(
+        "as_in_one_place", "federated and drift", "federated", protocol=protocol
+    )
+    assert with_drift["high"] < -0.002
