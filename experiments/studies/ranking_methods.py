@@ -275,7 +275,13 @@ def _record(recorder, judge, found, scores, fields, name, seed, kept) -> None:
         found.setdefault(name, {}).setdefault(metric, []).append(values)
         value = float(values.mean())
         recorder.write(
-            **fields, method=name, seed=seed, metric=metric, value=value, bytes_kept=kept
+            **fields,
+            method=name,
+            seed=seed,
+            metric=metric,
+            value=value,
+            bytes_kept=kept[0],
+            bytes_sent=kept[1],
         )
     for metric, value in judge.of_lists(scores).items():
         recorder.write(**fields, method=name, seed=seed, metric=metric, value=value)
