@@ -7,6 +7,7 @@ import tensorflow as tf
 from stateful_tff import data, methods, stores, training
 from stateful_tff.engines.by_rows import build_rows_process, parts_of
 from stateful_tff.engines.in_process import InThisProcess
+from stateful_tff.engines.packing import PackedRatings
 from stateful_tff.engines.per_client import build_process
 from stateful_tff.evaluation import in_one_place
 from stateful_tff.methods.fcf import fcf
@@ -294,6 +295,12 @@ def test_a_part_holds_the_rows_that_its_clients_touch(clients):
             real = rows[rows < NUM_ITEMS]
             assert (np.diff(real) > 0).all() and set(real) == set(np.concatenate(found))
             assert rows[-1] == NUM_ITEMS
+
+
+def test_the_packed_engine_refuses_data_of_each_round(train, clients):
+    with pytest.raises(data.DataError, match="use the engine by rows"):
+        PackedRatings(clients)
+    assert PackedRatings(data.ImplicitDatasets(train, negatives=0)).batch_size == 256
 
 
 def test_the_engine_by_rows_refuses_what_names_no_rows():

@@ -35,7 +35,10 @@ class DatasetsByClient(Mapping):
         batch_size: examples per batch; the last batch of a client or of an epoch may be smaller.
         shuffle_seed: decides every order that `for_round` deals; `None` refuses to deal any.
         element_spec: the types of a batch, as TensorFlow writes them.
+        differ_by_round: whether rounds have other examples, and not only other orders.
     """
+
+    differ_by_round = False
 
     def __init__(
         self,

@@ -173,6 +173,11 @@ class ImplicitDatasets(DatasetsByClient):
         super().__init__(items, ones, np.diff(log.bounds), batch_size, shuffle_seed)
 
     @property
+    def differ_by_round(self) -> bool:
+        """Whether negatives are drawn."""
+        return self.negatives > 0
+
+    @property
     def round_counts(self) -> np.ndarray:
         """int64[num_clients], the number of examples of each client in a round."""
         return self.counts * (self.negatives if self.pairs else 1 + self.negatives)

@@ -90,14 +90,19 @@ class PackedRatings:
         clients: `ClientDatasets`; batch size and shuffle seed are theirs.
 
     Raises:
-        DataError: if the datasets have no shuffle seed, over 256 different ratings, or a client
-            with two ratings of one movie.
+        DataError: if the datasets have no shuffle seed, other examples in each round, over 256
+            different ratings, or a client with two ratings of one movie.
     """
 
     def __init__(self, clients):
         """Gathers ids and ratings in arrays, once."""
         if clients.shuffle_seed is None:
             raise DataError("Rounds shuffle ratings; give ClientDatasets a shuffle_seed.")
+        if clients.differ_by_round:
+            raise DataError(
+                "These datasets have other examples in each round, and the packed engine packs "
+                "them once; use the engine by rows."
+            )
         self.batch_size, self.shuffle_seed = clients.batch_size, clients.shuffle_seed
         self.counts, self.starts = clients.counts, clients.starts
         self.items = clients.x[:, 0].astype(np.int32)
