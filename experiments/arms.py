@@ -189,7 +189,7 @@ def run_all(
     seeds: Iterable[int],
     arms: dict[str, Arm],
     final: bool = True,
-    others: dict[str, Callable[[Task], np.ndarray]] | None = None,
+    others: dict[str, Callable[[Task], np.ndarray | dict]] | None = None,
     workers: int = 2,
 ) -> dict[str, list[tuple]]:
     """Runs all arms for all seeds, side by side in processes.
@@ -200,8 +200,8 @@ def run_all(
         seeds: of splits, first weights, cohorts and orders.
         arms: by name.
         final: whether to judge on the test ratings.
-        others: by name, functions from a task to predictions, defined in a module; for what is
-            trained in one place.
+        others: by name, functions from a task to predictions, or to several by name, defined in
+            a module; for what is trained in one place.
         workers: processes at a time.
 
     Returns:
@@ -227,9 +227,13 @@ def _elsewhere(task: tuple, name: str, predict: Callable) -> list[tuple]:
     """Judges what a function predicts; see `run`."""
     task, start = Task(*task), time.perf_counter()
     predicted = predict(task)
-    of_users = float(per_user(predicted, task.judged)["rmse"].mean())
     seconds = time.perf_counter() - start
-    return [(name, user_errors(predicted, task.judged), of_users, seconds)]
+    predicted = predicted if isinstance(predicted, dict) else {name: predicted}
+    return [
+        (key, user_errors(one, task.judged), float(per_user(one, task.judged)["rmse"].mean()),
+         seconds)
+        for key, one in predicted.items()
+    ]  # fmt: skip
 
 
 def errors(results: list[tuple]) -> list[UserErrors]:

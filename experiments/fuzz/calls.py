@@ -663,6 +663,7 @@ for _f in (
     methods.lg_fed_avg, methods.fed_bn, methods.apfl, methods.per_fed_avg,
 ):  # fmt: skip
     call("methods", _f, epochs=(1, COUNT))
+call("methods", methods.implicit_sum, l2=(0.1, POSITIVE), rate=(0.1, NOT_NEGATIVE))
 call("methods", methods.fed_prox, mu=(0.1, NOT_NEGATIVE), epochs=(1, COUNT))
 call("methods", methods.ditto, strength=(0.1, NOT_NEGATIVE), epochs=(1, COUNT))
 call(
@@ -1118,6 +1119,13 @@ call(
     rate=(0.05, NOT_NEGATIVE),
     epochs=(1, COUNT),
     batch_size=(50, COUNT),
+    implicit=(0.0, NOT_NEGATIVE),
+)
+call(
+    "evaluation",
+    centralized.told_by_items,
+    ratings=(TRAIN, THING),
+    table=(OF_ITEMS, array((NUM_ITEMS, ...))),
 )
 call(
     "evaluation",

@@ -25,9 +25,11 @@ from .checks import (
 from .data import ClientDatasets, Ratings
 from .engines.in_process import InThisProcess
 from .engines.packed import build_packed_process
-from .evaluation.centralized import Factors
+from .evaluation.centralized import Factors, told_by_items
 from .evaluation.metrics import score
 from .methods import Method, local_only, sgd, stateful
+from .methods.implicit_sum import ImplicitSum
+from .methods.weighting import taken_apart
 from .models import MatrixFactorization
 from .state import ClientState
 from .stores import MemoryStore
@@ -184,13 +186,21 @@ class Experiment:
         """Returns the users' side as the method holds it, one row per user.
 
         It is what the clients keep, or the tables at the server, or, where nothing is kept, the
-        first weights.
+        first weights. What a second table says of a user's own items is added.
         """
-        kept = self.store.local_weights()
+        kept, table = self.store.local_weights(), self._second_table()
+        if table is not None:
+            return [kept[0] + told_by_items(self.ratings, table), *kept[1:]]
         if kept:
             return kept
         tables = self.store.server_state.model_weights[1 + self.biases :]
         return stacked_rows(tables or self._first_states().local_weights)
+
+    def _second_table(self) -> np.ndarray | None:
+        """Returns what the items say of their raters, if the method has such a table."""
+        if not isinstance(taken_apart(self.method)[0].client_update, ImplicitSum):
+            return None
+        return np.asarray(self.store.server_state.model_weights[-1])
 
     def _first_states(self) -> ClientState:
         """Returns the stacked first states of clients that keep their local weights."""
@@ -243,6 +253,10 @@ class Experiment:
         users = client_ids(users, clients.num_clients)
         if not epochs or not len(users):
             return local
+        if self._second_table() is not None:
+            raise ValueError(
+                "Passes would pull the users to zero, not to what their items tell; use solve."
+            )
         process = self._serving(epochs, rate)
         first = as_arrays(process.client_state_fn())
         items = self.store.server_state if server_state is None else server_state
@@ -284,7 +298,7 @@ class Experiment:
         if not self.biases:
             raise ValueError("solve fits vectors and biases; give the experiment biases.")
         items = [np.asarray(w) for w in self.store.server_state.model_weights[:2]]
-        factors = Factors(self.model, items, [])
+        factors = Factors(self.model, items, [], self._second_table())
         ratings = self.ratings if ratings is None else ratings
         return factors.fold_in(ratings, self.l2 if l2 is None else l2, shrink).users
 

@@ -36,6 +36,7 @@ from stateful_tff.methods import (
     equal_weights,
     fed_avg,
     fed_recon,
+    implicit_sum,
     in_phases,
     keep_nothing,
     keep_optimizer_state,
@@ -57,6 +58,7 @@ METHODS = {
     "FedRecon, joint": fed_recon(joint=True),
     "rebuilt at first visit": rebuilt_at_first_visit(),
     "touched rows": touched_rows,
+    "implicit sum": implicit_sum(BIASED.l2, 0.3),
     "FedAvg": fed_avg(NUM_USERS),
     "local only": local_only(2, "support"),
     "two epochs": in_epochs(2),
@@ -76,7 +78,7 @@ BUILDERS = {
 # that differ in the types of their data or states.
 KINDS = ["stateful", "FedRecon, split", "rebuilt at first visit", "FedAvg", KEEPING]
 # Building a vectorized process takes longest; these methods differ most on a table of items.
-ON_TABLES = ["FedRecon, joint", "touched rows"]
+ON_TABLES = ["FedRecon, joint", "touched rows", "implicit sum"]
 # Where the rounds of an engine run, and the methods that are tried there.
 WAYS = {
     "factorization": {
@@ -109,7 +111,7 @@ def refusal(method, model, engine):
     """The sentence of a combination that is not supported, if it is none."""
     if engine == "packed" and model == "network":
         return "The packed engine runs MatrixFactorization only, not FunctionalModel; use"
-    if method == "touched rows" and model == "network":
+    if method in ("touched rows", "implicit sum") and model == "network":
         return "Rows are counted where all global weights are tables .* Use another method"
     if engine == "packed" and method == KEEPING:
         return "local_optimizer is not plain SGD, .* use the per-client or the vectorized engine"

@@ -71,7 +71,7 @@ OTHERS_MAKE_IT = {  # results, containers and bases of what is tried
     *("MatrixFactorizationModel", "VariableFunctionalModel", "Worker", "Workers", "Channel"),
     *("has_fractions", "order_in_time", "checked_scale", "initializer_of"),
     *("generators", "cuts", "split_by_part", "OverSeeds", "Classifier", "halves"),
-    *("PairedMean", "choices", "penalties", "parts_of"),
+    *("PairedMean", "choices", "penalties", "parts_of", "ImplicitSum"),
 }
 IN_A_GRAPH = {  # called while TFF or TensorFlow traces a round, on their objects
     *("GraphFunction", "number_of_parts", "flatten", "flat_types", "unflatten", "part_work"),
@@ -86,6 +86,7 @@ IN_A_GRAPH = {  # called while TFF or TensorFlow traces a round, on their object
     *("zeros", "checked_strength", "keep_zeros", "predicting_weights", "strength_at"),
     *("normalization", "normalized", "OneClient", "RidgeUser", "AllCells"),
     *("with_gram_matrix", "TwoTables", "ScoreThenItems", "KeepScoreAnd", "ridge_rows"),
+    *("OwnItems", "weighted_rows", "with_second_table"),
 }
 NOT_YET = {  # new, and without odd values so far
     *(

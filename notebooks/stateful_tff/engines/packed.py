@@ -13,6 +13,7 @@ import tensorflow_federated as tff
 
 from ..checks import cohort_ids
 from ..methods.fed_avg import UsersAtServer
+from ..methods.implicit_sum import ImplicitSum
 from ..methods.method import Method, client_update
 from ..methods.optimizers import Optimizers, plain_rate
 from ..methods.phases import InPhases, Phase
@@ -20,7 +21,8 @@ from ..methods.touched_rows import TouchedRows
 from ..methods.trainers import BOTH, GLOBAL, LOCAL, FunctionalTrainer, checked_solve
 from ..methods.weighting import taken_apart
 from ..models import MatrixFactorization, ModelFn, functional_matrix_factorization
-from .packed_steps import local_steps, separate, user_rows
+from .packed_own_items import OwnItems
+from .packed_steps import batches_of, local_steps, separate, user_rows
 from .packing import BLOCK, LARGEST_PART, PackedRatings, shard_type, shards
 from .round import FederatedProcess, trace_round
 from .types import first_state_fn
@@ -112,7 +114,7 @@ def _phases(method: Method, spec: MatrixFactorization) -> tuple[Phase, ...]:
     update = method.client_update
     phases = update.phases if isinstance(update, InPhases) else (Phase(),)
     if update is not client_update and not isinstance(
-        update, InPhases | TouchedRows | UsersAtServer
+        update, ImplicitSum | InPhases | TouchedRows | UsersAtServer
     ):
         raise ValueError(
             f"The packed engine runs methods made of phases, and {method.name!r} is not; use the "
@@ -122,6 +124,11 @@ def _phases(method: Method, spec: MatrixFactorization) -> tuple[Phase, ...]:
         raise ValueError(
             f"The packed engine lets the items move in the last phase only, and {method.name!r} "
             "moves them before; use the per-client or the vectorized engine."
+        )
+    if isinstance(update, ImplicitSum) and update.l2 != spec.l2:
+        raise ValueError(
+            f"The method pulls with the penalty {update.l2:g} and the model has {spec.l2:g}; give "
+            "both the same."
         )
     solving = [checked_solve(phase.moves) for phase in phases if phase.solve]
     if solving and not spec.l2 > 0:
@@ -163,13 +170,16 @@ def part_work(method, phases, spec, rates, weigh, trainer, data, client_state, m
     else:
         own = [tf.repeat(first, count, axis=0) for first in trainer.local_weights]
     start = users = user_rows(own)
+    toward = None
+    if isinstance(method.client_update, ImplicitSum):
+        own_items = OwnItems.of(batches_of(data[-1]))
+        toward = tf.pad(own_items.told(tables[0]), [[0, 0], [0, int(spec.biases)]])
     for phase, shard in zip(phases, data, strict=True):
         item_rate = rates[0] if phase.moves in (GLOBAL, BOTH) else None
         own_rate = rates[1] if phase.rate is None else phase.rate
         user_rate = own_rate if phase.moves in (LOCAL, BOTH) and not phase.solve else None
-        done = local_steps(
-            shard, items, users, spec, item_rate, user_rate, phase.epochs, weigh, phase.solve
-        )
+        how = dict(epochs=phase.epochs, weigh=weigh, solve=phase.solve, toward=toward)
+        done = local_steps(shard, items, users, spec, item_rate, user_rate, **how)
         if phase.when is None:
             users = done.users
         else:
@@ -183,6 +193,9 @@ def part_work(method, phases, spec, rates, weigh, trainer, data, client_state, m
                 separate(done.weights[:, None] * (users - start), spec), tables, strict=True
             )
         ]
+    if isinstance(method.client_update, ImplicitSum):
+        p = separate(users, spec)[0]
+        delta.append(own_items.change(method.client_update, done.weights, p, spec.num_items))
     if isinstance(method.client_update, TouchedRows):
         delta.append(_touched(data[-1], done, spec.num_items))
     sums = OrderedDict(

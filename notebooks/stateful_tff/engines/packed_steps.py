@@ -213,7 +213,16 @@ class Pass:
 
 
 def local_steps(
-    shard: Shard, weights, users, spec, item_rate, user_rate, epochs: int, weigh, solve=False
+    shard: Shard,
+    weights,
+    users,
+    spec,
+    item_rate,
+    user_rate,
+    epochs: int,
+    weigh,
+    solve=False,
+    toward=None,
 ) -> Pass:
     """Takes the local steps of all clients of a shard; a rate of `None` freezes its group.
 
@@ -227,6 +236,8 @@ def local_steps(
         epochs: passes over the ratings, the first axis of the shard's.
         weigh: from the clients' numbers of examples, float32[n], to their weights.
         solve: set the users to the minimum of their losses, in place of steps.
+        toward: float32[n, K], what is added to each user in every prediction and takes no step;
+            for a single epoch.
     """
     batches, items = batches_of(shard), item_rows(weights, spec)
     own_rows = item_rate is not None and epochs > 1
@@ -236,10 +247,16 @@ def local_steps(
         item_rates[spec.num_factors :] = 0.0  # the column of ones does not move
     trained, rows, at, totals = tf.gather(users, shard.member), items, shard.items[0], None
     stars = tf.gather(shard.levels - np.float32(spec.mean_rating), tf.cast(shard.codes, tf.int32))
+    if toward is not None:
+        toward = tf.gather(toward, shard.member)
+        stars -= _stars_of(batches, rows, at, toward)[None]
     for number in range(epochs):
         done = epoch(
             batches, rows, at, stars[number], trained, user_rate or 0.0, spec.l2, item_rates
         )
+        if toward is not None:
+            added = tf.concat([toward, _at_each_step(batches, toward)], axis=0)
+            done = attrs.evolve(done, trail=done.trail + added)
         totals = _added(totals, _metric_sums(batches, rows, at, done, spec))
         trained = done.users
         if own_rows:
@@ -259,6 +276,19 @@ def local_steps(
     users = tf.tensor_scatter_nd_update(users, real[:, None], trained[: tf.size(real)])
     weights = tf.scatter_nd(real[:, None], client_weights[: tf.size(real)], tf.shape(real))
     return Pass(users, delta, totals, weights, batches)
+
+
+def _at_each_step(batches: Batches, users):
+    """Returns the users of each step's block, float32[s * 16, K]."""
+    blocks = tf.reshape(users, [-1, BLOCK, users.shape[1]])
+    return tf.reshape(tf.gather(blocks, batches.shard.block), [-1, users.shape[1]])
+
+
+def _stars_of(batches: Batches, rows: Rows, at, users):
+    """Returns each rating's product of item and user, float32[s, 16, batch_size]."""
+    seen = tf.gather(rows.vectors, at)
+    of_steps = tf.reshape(_at_each_step(batches, users), [-1, BLOCK, users.shape[1]])
+    return tf.linalg.matvec(seen, of_steps)
 
 
 def _rows_of_slots(shard: Shard, batches: Batches, number: int):
@@ -282,7 +312,7 @@ def _sums_per_item(item, weights, spec):
     return tf.raw_ops.Bincount(arr=item, size=spec.num_items, weights=weights)
 
 
-def _weighted_rows(rows, columns, weights, num_rows, table):
+def weighted_rows(rows, columns, weights, num_rows, table):
     """Returns float32[num_rows, K]: for each row the weighted sum of the table's `columns`."""
     return tf.raw_ops.SparseTensorDenseMatMul(
         a_indices=tf.stack([rows, columns], axis=1),
@@ -305,7 +335,7 @@ def _deltas(batches: Batches, items: Rows, at, done: Epoch, client_weights, rate
     share = batches.share * _of_ratings(batches, client_weights)
     share, pull = tf.reshape(share, [-1]), tf.reshape(share * done.errors, [-1])
     often = np.float32(spec.l2) * _sums_per_item(item, share, spec)
-    vectors = _weighted_rows(item, users, pull, spec.num_items, done.trail)
+    vectors = weighted_rows(item, users, pull, spec.num_items, done.trail)
     vectors += often[:, None] * items.vectors
     factor = np.float32(-2 * rate)
     if not spec.biases:
@@ -319,7 +349,7 @@ def _deltas_of_rows(batches: Batches, items: Rows, last_items, rows: Rows, clien
     item = tf.reshape(last_items, [-1])
     weight = tf.reshape(batches.valid * _of_ratings(batches, client_weights), [-1])
     often = _sums_per_item(item, weight, spec)
-    total = _weighted_rows(item, tf.range(tf.size(item)), weight, spec.num_items, rows.vectors)
+    total = weighted_rows(item, tf.range(tf.size(item)), weight, spec.num_items, rows.vectors)
     vectors = total - often[:, None] * items.vectors
     if not spec.biases:
         return [vectors]

@@ -10,6 +10,7 @@ import numpy as np
 import scipy.sparse
 
 from ..checks import (
+    finite_array,
     finite_number,
     num_passes,
     positive_number,
@@ -31,11 +32,14 @@ class Factors:
         model: the `MatrixFactorization`, which holds the mean rating and predicts.
         items: float32[num_items, k] vectors and float32[num_items, 1] biases, a list.
         users: float32[num_users, k] vectors and float32[num_users, 1] biases, a list.
+        implicit: float32[num_items, k], what an item says of its raters; see `told_by_items`.
+            Left out, nothing.
     """
 
     model: MatrixFactorization
     items: list[np.ndarray]
     users: list[np.ndarray]
+    implicit: np.ndarray | None = None
 
     def predict(self, ratings: Ratings) -> np.ndarray:
         """Returns a prediction in stars for every row of a table, float32[n], not clipped."""
@@ -44,6 +48,8 @@ class Factors:
 
     def fold_in(self, support: Ratings, l2: float, shrink: float) -> Factors:
         """Returns factors whose users are fitted to their support ratings, the items unchanged.
+
+        The penalties pull a user's vector to what its own items tell, or to zero.
 
         Args:
             support: the ratings to fit users to; a user without any gets zeros.
@@ -57,8 +63,44 @@ class Factors:
         penalties = finite_number("l2", l2, 0), positive_number("shrink", shrink)
         user, item, stars = (support.table[c].to_numpy() for c in ("user", "item", "rating"))
         targets = stars - np.float32(self.model.mean_rating) - self.items[1][item, 0]
-        users = _solve_side(user, support.num_users, self.items[0][item], targets, *penalties)
-        return attrs.evolve(self, users=users)
+        vectors, told = self.items[0][item], 0.0
+        if self.implicit is not None:
+            told = told_by_items(support, self.implicit)
+            targets = targets - np.einsum("nk,nk->n", vectors, told[user])
+        vectors, biases = _solve_side(user, support.num_users, vectors, targets, *penalties)
+        return attrs.evolve(self, users=[vectors + told, biases])
+
+
+def told_by_items(ratings: Ratings, table: np.ndarray) -> np.ndarray:
+    """Returns what the n items that a user has rated tell of it: `n^-1/2 sum_j y_j`.
+
+    Source: Koren 2008, equation 15.
+
+    Args:
+        ratings: only their users and items are read.
+        table: float32[num_items, k], y.
+
+    Returns:
+        float32[num_users, k]; zeros for a user without ratings.
+
+    Raises:
+        TypeError: if the table holds no numbers.
+        ValueError: if it has not one row per item, or numbers that are not finite.
+    """
+    table = finite_array("table", table, ndim=2)
+    if len(table) != ratings.num_items:
+        raise ValueError(
+            f"The table has {len(table)} rows for {ratings.num_items} items; give one row each."
+        )
+    return _shares(ratings) @ table
+
+
+def _shares(ratings: Ratings) -> scipy.sparse.csr_matrix:
+    """Returns float32[num_users, num_items]: `n^-1/2` for each of a user's n items."""
+    counts = np.diff(ratings.bounds)
+    of_rows = np.repeat(1 / np.sqrt(np.maximum(counts, 1)), counts).astype(np.float32)
+    parts = of_rows, ratings.table["item"].to_numpy(), ratings.bounds
+    return scipy.sparse.csr_matrix(parts, (ratings.num_users, ratings.num_items))
 
 
 def _solve_side(ids, size, vectors, targets, l2, shrink) -> list[np.ndarray]:
@@ -152,6 +194,7 @@ def fit_sgd(
     epochs: int = 30,
     batch_size: int = 500,
     seed: int = 0,
+    implicit: float = 0.0,
 ) -> Factors:
     """Fits biases and vectors by SGD over shuffled ratings, with all ratings in one place.
 
@@ -165,11 +208,14 @@ def fit_sgd(
         epochs: passes over all ratings.
         batch_size: ratings whose errors are taken at one point.
         seed: decides the first vectors and the order of the ratings.
+        implicit: the first rate of a second table, ten steps an epoch, whose sum over a user's
+            items the penalty pulls the user's vector to; zero for none. See `told_by_items`.
 
     Raises:
         TypeError: if a number is of the wrong kind.
-        ValueError: if a count is below one, `l2` or `rate` negative, or the rate too high.
+        ValueError: if a count is below one, a rate or `l2` negative, or a rate too high.
     """
+    implicit = finite_number("implicit", implicit, 0)
     model, rate = _model(train, num_factors, l2), finite_number("rate", rate, 0)
     l2 = model.l2
     epochs = num_passes("epochs", epochs)
@@ -180,6 +226,9 @@ def fit_sgd(
     sides = [_start(rng, size, num_factors, ones) for size, ones in _sizes(train)]
     num_batches = -(-len(train) // whole_number("batch_size", batch_size, 1))
     batches = np.array_split(np.arange(len(train)), num_batches)
+    shares, table = _shares(train), np.zeros((train.num_items, num_factors), np.float32)
+    told, ratings_of = np.zeros_like(sides[1][0]), np.diff(train.bounds)[:, None] / np.float32(10)
+    every = max(len(batches) // 10, 1)
     for epoch in range(epochs):
         order = rng.permutation(len(train))
         for number, batch in enumerate(batches):
@@ -187,14 +236,20 @@ def fit_sgd(
             rows_of = [own[order[batch]] for own in ids]
             seen = [rows[at] for (rows, _), at in zip(sides, rows_of, strict=True)]
             error = (seen[0] * seen[1]).sum(axis=1) + mean - stars[order[batch]]
+            pulled = seen[0], seen[1] - told[rows_of[1]]
             for side, (rows, moves) in enumerate(sides):
-                gradient = (error[:, None] * seen[1 - side] + l2 * seen[side]) * moves
+                gradient = (error[:, None] * seen[1 - side] + l2 * pulled[side]) * moves
                 _add_rows(rows, rows_of[side], np.float32(-2 * rate * left) * gradient)
+            if implicit and number % every == 0:
+                own = ratings_of * (sides[1][0] - told)[:, :num_factors]
+                table += np.float32(2 * implicit * left * l2) * (shares.T @ own)
+                told[:, :num_factors] = shares @ table
     (items, _), (users, _) = sides
     if not (np.isfinite(items).all() and np.isfinite(users).all()):
         raise ValueError(f"SGD went out of bounds with the rate {rate}; give a lower one.")
     k = num_factors
-    return Factors(model, [items[:, :k], items[:, k : k + 1]], [users[:, :k], users[:, k + 1 :]])
+    both = [items[:, :k], items[:, k : k + 1]], [users[:, :k], users[:, k + 1 :]]
+    return Factors(model, *both, table if implicit else None)
 
 
 def _sizes(train: Ratings) -> list[tuple[int, int]]:

@@ -11,6 +11,7 @@ from .fed_per import fed_bn, fed_per, fed_rep, lg_fed_avg
 from .fed_prox import fed_prox
 from .fed_recon import fed_recon
 from .fine_tuning import predicting_weights
+from .implicit_sum import implicit_sum
 from .local_only import local_only
 from .method import (
     DataPass,
@@ -58,6 +59,7 @@ __all__ = [
     "fed_recon",
     "fed_rep",
     "first_visit",
+    "implicit_sum",
     "in_phases",
     "keep_local_weights",
     "keep_nothing",
