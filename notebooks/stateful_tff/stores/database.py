@@ -116,16 +116,17 @@ class Database:
         self.where, self.dialect, self._run_name = shown(url), url.get_backend_name(), run_name
         self.path, self._lock, self._files = None, None, {}
         self._connection, self._is_lost, self._process = None, False, os.getpid()
-        with interrupts_held_back(), contextlib.ExitStack() as on_error:
-            on_error.callback(self._give_up)
-            with explained("Opening", self.where):
+        try:
+            with interrupts_held_back(), explained("Opening", self.where):
                 if self.dialect == "sqlite":
                     self._lock_file(url)
                     check(self.path)
                 self._engine = _engine(url)
                 self._connect()
-            self._connected.add(self)
-            on_error.pop_all()
+                self._connected.add(self)
+        except BaseException:
+            self._give_up()
+            raise
 
     def _connect(self) -> None:
         """Connects, and takes the lock."""
@@ -147,9 +148,10 @@ class Database:
 
     def _give_up(self) -> None:
         """Closes what could not be opened."""
-        if self._lock is not None:
-            self._lock.remove_if_new()
-        self.close()
+        with interrupts_held_back(for_good=True):
+            if self._lock is not None:
+                self._lock.remove_if_new()
+            self.close()
 
     def _refuse_pooler(self) -> None:
         """Refuses a pooler that shares a connection out between transactions: locks go astray.
@@ -206,16 +208,18 @@ class Database:
                 with self._connection.begin():
                     yield self._connection
             except BaseException:
-                if self._connection is not None and self._connection.invalidated:
+                left = self._connection
+                if left is not None and (left.invalidated or left.in_transaction()):
                     self._lose()
                 raise
 
     def _lose(self) -> None:
         """Lets go of a connection that was lost; the next transaction makes another."""
-        connection, self._connection, self._is_lost = self._connection, None, True
-        if connection is not None:
-            with contextlib.suppress(sa.exc.SQLAlchemyError):
-                connection.close()
+        with interrupts_held_back(for_good=True):
+            connection, self._connection, self._is_lost = self._connection, None, True
+            if connection is not None:
+                with contextlib.suppress(sa.exc.SQLAlchemyError):
+                    connection.close()
 
     def _check_open(self, closing: bool = False) -> None:
         if self._process != os.getpid():
@@ -274,17 +278,20 @@ class Database:
         if self._process != os.getpid():  # the connection is the parent's
             return
         self._connected.discard(self)
-        try:
+        with contextlib.ExitStack() as at_the_end:
+            if self._lock is not None:
+                at_the_end.callback(self._lock.release)
+            if keep_log:
+                at_the_end.callback(self._make_log)
             if connection is not None:
+                at_the_end.callback(connection.close)
                 if self._files and identity(self.path) != self._files[self.path]:
                     # SQLite leaves a file that was moved as it is, and the rest in the log.
                     connection.connection.driver_connection.execute(EMPTY_LOG).fetchall()
-                connection.close()
-        finally:
-            if keep_log and identity(self.path) == self._files[self.path]:
-                os.close(os.open(log_of(self.path), os.O_RDWR | os.O_CREAT, 0o600))
-            if self._lock is not None:
-                self._lock.release()
+
+    def _make_log(self) -> None:
+        if identity(self.path) == self._files[self.path]:
+            os.close(os.open(log_of(self.path), os.O_RDWR | os.O_CREAT, 0o600))
 
     @classmethod
     def leave_to_parent(cls) -> None:

@@ -10,6 +10,8 @@ import os
 import stat
 import weakref
 
+from ..interrupts import interrupts_held_back
+
 
 class FileLock:
     """A lock on a file, held by one open store at a time, and let go of by a kill.
@@ -26,10 +28,11 @@ class FileLock:
     """
 
     _held = weakref.WeakSet()
+    _descriptor = None
 
     def __init__(self, path: str):
         """See the class."""
-        self._path, self._descriptor = f"{path}.lock", None
+        self._path = f"{path}.lock"
         if os.path.exists(path) and not stat.S_ISREG(os.stat(path).st_mode):
             raise OSError("no regular file" if not os.path.isdir(path) else "Is a directory")
         self._is_new = not os.path.exists(self._path)
@@ -41,9 +44,10 @@ class FileLock:
             fcntl.lockf(self._descriptor, fcntl.LOCK_UN)
             self._take()
         except BaseException as error:
-            if not isinstance(error, BlockingIOError):  # then it is somebody's
-                self.remove_if_new()
-            self.release()
+            with interrupts_held_back(for_good=True):
+                if not isinstance(error, BlockingIOError):  # then it is somebody's
+                    self.remove_if_new()
+                self.release()
             raise
 
     def _take(self) -> None:
@@ -63,10 +67,11 @@ class FileLock:
 
     def release(self) -> None:
         """Lets go of the lock."""
-        self._held.discard(self)
-        descriptor, self._descriptor = self._descriptor, None
-        if descriptor is not None:
-            os.close(descriptor)
+        with interrupts_held_back(for_good=True):
+            self._held.discard(self)
+            descriptor, self._descriptor = self._descriptor, None
+            if descriptor is not None:
+                os.close(descriptor)
 
     def __del__(self):
         """Lets go of the lock of a store that was lost before it was closed."""

@@ -54,32 +54,40 @@ class Run:
 
     def __init__(self, url: str | os.PathLike, name: str, about: dict, start: dict):
         """See the class."""
-        self.name, self.database = name, Database(url, name, sessions.refuse_another_log)
-        self._id, self._session = 0, 0
-        with contextlib.ExitStack() as on_error, interrupts_held_back():
-            on_error.callback(self.database.close)
-            path = self.database.path
-            with self.database.transaction("Opening") as connection:
-                prepare(connection, self.database.where)
-                with damage_explained("Opening", self.database.where):
-                    self._id = self._found(connection, about, start)
-                    self._refuse_missing_rows(connection)
-            if path:
-                self.database.outside("Opening", LOG)
-            with self.database.transaction("Opening") as connection:
-                self._session = sessions.begin(connection, self._id)
-            if path:  # the file notes the session before anything is written in it
-                self.database.outside("Opening", EMPTY_LOG)
-                self.database.watch_log()
-            self._open.add(self)
-            on_error.pop_all()
+        self.name, self.database, self._id, self._session = name, None, 0, 0
+        try:
+            with interrupts_held_back():
+                self.database = Database(url, name, sessions.refuse_another_log)
+                self._begin(about, start)
+                self._open.add(self)
+        except BaseException:
+            self.close()
+            raise
+
+    def _begin(self, about: dict, start: dict) -> None:
+        """Finds or makes the run, and begins a session of it."""
+        path = self.database.path
+        with self.database.transaction("Opening") as connection:
+            prepare(connection, self.database.where)
+            with damage_explained("Opening", self.database.where):
+                self._id = self._found(connection, about, start)
+                self._refuse_missing_rows(connection)
+        if path:
+            self.database.outside("Opening", LOG)
+        with self.database.transaction("Opening") as connection:
+            self._session = sessions.begin(connection, self._id)
+        if path:  # the file notes the session before anything is written in it
+            self.database.outside("Opening", EMPTY_LOG)
+            self.database.watch_log()
 
     def close(self) -> None:
         """Ends the session, and releases the run's lock for others."""
-        self._open.discard(self)
-        session, self._session = self._session, 0
-        is_whole = self.database.dialect != "sqlite" or not session
         with interrupts_held_back(for_good=True):
+            self._open.discard(self)
+            session, self._session = self._session, 0
+            if self.database is None:  # it was not opened
+                return
+            is_whole = self.database.dialect != "sqlite" or not session
             if not is_whole:
                 with contextlib.suppress(StoreError):
                     with self.database.transaction("Closing", closing=True) as connection:

@@ -3,7 +3,6 @@
 Knows nothing of models, methods or engines: it keeps what a round returns.
 """
 
-import contextlib
 import importlib.metadata
 import json
 import os
@@ -81,11 +80,15 @@ class SqlStore:
         self._first = contract.clients.rows(contract.first_client)
         about = self._about({} if settings is None else settings)
         start = as_bytes(contract.server.rows(contract.first_server))
-        with contextlib.ExitStack() as on_error, interrupts_held_back():
-            self._run = Run(url, name, about, start)
-            on_error.callback(self._run.close)
-            self.database = self._run.database
-            on_error.pop_all()
+        self._run = None
+        try:  # an interrupt that was held back comes as the inner block ends
+            with interrupts_held_back():
+                self._run = Run(url, name, about, start)
+                self.database = self._run.database
+        except BaseException:
+            if self._run is not None:
+                self.close()
+            raise
 
     def _about(self, settings: dict) -> dict:
         """Returns what a run has to have in common with the one that was begun."""
@@ -314,8 +317,12 @@ class SqlStore:
         return self
 
     def __exit__(self, *_) -> None:
-        """Closes it."""
-        self.close()
+        """Closes it, also where an interrupt comes first."""
+        try:
+            self.close()
+        except KeyboardInterrupt:
+            self.close()
+            raise
 
 
 def _refuse_too_large(whose: str, layout: Layout) -> None:
