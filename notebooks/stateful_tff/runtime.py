@@ -9,6 +9,8 @@ Knows nothing of what is computed, of workers on other machines, nor of notebook
 from __future__ import annotations
 
 import asyncio
+import atexit
+import contextlib
 import ctypes
 import importlib.abc
 import importlib.util
@@ -16,6 +18,7 @@ import os
 import sys
 import threading
 import weakref
+from collections.abc import Callable
 from pathlib import Path
 
 from .fresh import FreshProcess
@@ -133,11 +136,9 @@ def _run_until_stopped(loop) -> None:
     loop.close()
 
 
-def _share() -> None:
+def _share(tff) -> None:
     """Gives every thread of this process the runtime that TFF gives to the main thread."""
     global _shared
-    import tensorflow_federated as tff
-
     from .local_worker import LocalExecutors
 
     class Shared(tff.framework.SyncContext):
@@ -213,12 +214,13 @@ def _share() -> None:
 
 
 class _WhenImported(importlib.abc.MetaPathFinder):
-    """Calls `_share` as soon as TFF has been imported."""
+    """Calls what is to be done as soon as a module has been imported, with the module."""
 
-    _is_asking = False
+    def __init__(self, wanted: str, then: Callable):
+        self._wanted, self._then, self._is_asking = wanted, then, False
 
     def find_spec(self, name, path=None, target=None):
-        if name != TFF or self._is_asking:
+        if name != self._wanted or self._is_asking:
             return None
         self._is_asking = True
         try:
@@ -228,12 +230,20 @@ class _WhenImported(importlib.abc.MetaPathFinder):
         if spec is not None and spec.loader is not None:
             execute = spec.loader.exec_module
 
-            def execute_and_share(module):
+            def execute_and_go_on(module):
                 execute(module)
-                _share()
+                self._then(module)
 
-            spec.loader.exec_module = execute_and_share
+            spec.loader.exec_module = execute_and_go_on
         return spec
+
+
+def when_imported(name: str, then: Callable) -> None:
+    """Calls a function with a module: now where it is imported already, else once it is."""
+    if name in sys.modules:
+        then(sys.modules[name])
+    else:
+        sys.meta_path.insert(0, _WhenImported(name, then))
 
 
 def _workers(pid: int) -> list[int]:
@@ -249,7 +259,24 @@ def _workers(pid: int) -> list[int]:
     return found
 
 
+def _end_without_tensorflow() -> None:
+    """Lets a forked process end without taking apart TensorFlow, whose threads it does not have.
+
+    What it has computed with is kept, so that Python does not wait for those threads, and C's end
+    is cut short by `_exit`, which takes the code that the process ends with.
+    """
+    eager = getattr(sys.modules.get("tensorflow.python.eager.context"), "_context", None)
+    if getattr(eager, "_context_handle", None) is None:
+        return  # it has not computed
+    ctypes.pythonapi.Py_IncRef(ctypes.py_object(eager))
+    library = ctypes.CDLL(None)
+    atexit.register(library.fflush, None)
+    with contextlib.suppress(AttributeError):  # only Linux has it
+        library.on_exit(library._exit, None)
+
+
 def _after_fork_in_child() -> None:
+    _end_without_tensorflow()
     _state["forked"] |= _state["used"] or (TFF in sys.modules and bool(_workers(os.getppid())))
     if _shared is not None:
         _shared.after_fork()
@@ -257,8 +284,5 @@ def _after_fork_in_child() -> None:
 
 def serve_threads_and_forks() -> None:
     """Lets TFF compute in every thread, and say in words where it cannot: in some forks."""
-    if TFF in sys.modules:
-        _share()
-    else:
-        sys.meta_path.insert(0, _WhenImported())
+    when_imported(TFF, _share)
     os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import atexit
 import gc
+import linecache
 import os
 import platform
 import subprocess
@@ -115,6 +116,24 @@ def _leave_the_guard_to_the_parent() -> None:
     atexit.unregister(_end_workers_at_exit)
 
 
+def _leave_no_source_files(loader) -> None:
+    """Removes what TensorFlow writes to load the code that it makes of functions, once loaded.
+
+    Left alone, the files stay until a normal end, and for ever after a kill. Python's cache of
+    lines keeps the text, for tracebacks.
+    """
+    load_source = loader.load_source
+
+    def load_and_remove(source, delete_on_exit):
+        module, name = load_source(source, False)
+        linecache.cache[name] = len(source), None, source.splitlines(keepends=True), name
+        if delete_on_exit:
+            os.remove(name)
+        return module, name
+
+    loader.load_source = load_and_remove
+
+
 def end_workers_with_this_process() -> None:
     """Ties the life of TFF's workers to the life of this Python process.
 
@@ -146,6 +165,7 @@ def prepare() -> None:
     runtime.keep_local_calls_local()
     end_workers_with_this_process()
     runtime.serve_threads_and_forks()
+    runtime.when_imported("tensorflow.python.autograph.pyct.loader", _leave_no_source_files)
     os.register_at_fork(after_in_child=_leave_the_guard_to_the_parent)
 
 

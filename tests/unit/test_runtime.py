@@ -153,6 +153,50 @@ def test_a_fork_of_a_process_that_has_computed_asks_a_fresh_one_and_leaves_the_w
     assert said[1] == "4.0"
 
 
+ENDS = """
+import multiprocessing, tensorflow as tf
+from stateful_tff.engines.in_process import GraphFunction
+
+def ended(child):
+    for _ in range(3000):
+        pid, status = os.waitpid(child, os.WNOHANG)
+        if pid:
+            return os.waitstatus_to_exitcode(status)
+        time.sleep(0.02)
+    os.kill(child, 9)
+    return f"hangs, {os.waitpid(child, 0)}"
+
+def leave(code):
+    sys.exit(code)
+
+GraphFunction(tff.tensorflow.computation(lambda x: 2 * x, np.float32))(1.0)
+for way in ({}, {"jit_compile": True}):
+    tf.function(lambda x: x + 1, **way)(tf.constant(1.0))
+list(tf.data.Dataset.range(9).map(lambda x: x + 1, num_parallel_calls=2).prefetch(2))
+codes = []
+for how in (lambda: sys.exit(0), lambda: sys.exit(3), lambda: sys.exit("words"), lambda: 1 / 0):
+    child = os.fork()
+    if child == 0:
+        how()
+    codes.append(ended(child))
+fork = multiprocessing.get_context("fork")
+for code in (0, 5):
+    process = fork.Process(target=leave, args=(code,))
+    process.start()
+    process.join(60)
+    codes.append(process.exitcode)
+with fork.Pool(2) as pool:
+    codes += pool.map(abs, [-1, -2])
+child = os.fork()  # and one that ends with the script
+if child:
+    print([*codes, ended(child)])
+"""
+
+
+def test_a_fork_ends_with_its_code_whatever_its_parent_has_computed():
+    assert python(MEAN + ENDS) == "[0, 3, 1, 1, 0, 5, 1, 2, 0]\n"
+
+
 FRESH = """
 from stateful_tff.fresh import FreshProcess
 

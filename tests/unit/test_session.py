@@ -85,15 +85,36 @@ def test_an_exception_before_any_computation_is_all_that_is_said():
     assert done.stderr.rstrip().endswith("on purpose") and "ignored" not in done.stderr
 
 
+TRACED = """
+import glob, inspect, tempfile, time
+import tensorflow as tf
+
+def halved(x):
+    if x > 1.0:
+        x = x / 2
+    return x
+
+assert tf.function(halved)(tf.constant(4.0)) == 2
+assert "if_stmt" in inspect.getsource(tf.autograph.to_graph(halved))
+print(glob.glob(tempfile.gettempdir() + "/*generated*"), flush=True)
+time.sleep(600)
+"""
+
+
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
-def test_no_worker_is_left_after_a_kill(how):
-    code = ONE_COMPUTATION + "\nimport time; time.sleep(600)"
-    process = subprocess.Popen(python(code), stdout=subprocess.PIPE, **RUN)
+def test_no_worker_and_no_file_is_left_after_a_kill(how, tmp_path):
+    script, files = tmp_path / "script.py", tmp_path / "files"
+    files.mkdir()
+    script.write_text(ONE_COMPUTATION + TRACED)
+    environment = dict(env=RUN["env"] | {"TMPDIR": str(files)})
+    process = subprocess.Popen(
+        [sys.executable, script], stdout=subprocess.PIPE, **RUN | environment
+    )
     pid = worker_in(process.stdout.readline())
-    assert psutil.pid_exists(pid)
+    assert psutil.pid_exists(pid) and process.stdout.readline() == "[]\n"
     process.send_signal(how)
     process.wait(timeout=30)
-    assert gone(pid)
+    assert gone(pid) and not list(files.glob("*generated*"))
 
 
 def test_without_the_helper_a_worker_is_left():
@@ -148,8 +169,9 @@ def test_an_interrupted_kernel_goes_on_and_leaves_no_worker(kernel):
     manager, client = kernel
     text, _ = run(client, ONE_COMPUTATION)
     first = worker_in(text)
-    client.execute("import time\nwhile True: mean([1.0, 3.0])")
-    time.sleep(2)
+    client.execute("while True:\n    print('computed', mean([1.0, 3.0]), flush=True)")
+    while "computed" not in client.get_iopub_msg(timeout=600)["content"].get("text", ""):
+        pass
     manager.interrupt_kernel()
     reply = client.get_shell_msg(timeout=600)
     assert reply["content"]["status"] == "error"
