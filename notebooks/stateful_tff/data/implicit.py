@@ -22,7 +22,7 @@ from ..checks import (
 )
 from .clients import DatasetsByClient
 from .ratings import DataError, Ratings
-from .splits import Split, cuts, split_by_part
+from .splits import Split, in_three, split_by_part
 from .tables import read_table
 
 
@@ -118,14 +118,12 @@ def split_at_time(
         DataError: if there are too few choices for three parts, or all bear one time.
     """
     time = log.table["timestamp"].to_numpy()
-    first, second = cuts(len(log), train, validation)
-    if not 0 < first < second < len(log):
-        raise DataError(f"{len(log)} choices are too few for three parts; take more.")
+    parts = in_three("choices", len(log), train, validation)
     if time.min() == time.max():
         raise DataError("All choices bear one time; take split_at_random.")
     ties = np.random.default_rng(seed_number("seed", seed)).random(len(log))
-    order, part = np.lexsort((ties, time)), np.zeros(len(log), np.int8)
-    part[order[first:second]], part[order[second:]] = 1, 2
+    part = np.empty(len(log), np.int8)
+    part[np.lexsort((ties, time))] = parts
     return split_by_part(log, part)
 
 

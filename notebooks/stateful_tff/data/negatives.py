@@ -39,13 +39,14 @@ class NegativeSampler:
     def __attrs_post_init__(self):
         """Sorts what is known, so that a number can be turned into an unknown item."""
         table, size = self.known.table, self.known.num_items
-        keys = table["user"].to_numpy(np.int64) * size + table["item"].to_numpy()
+        user = table["user"].to_numpy()
+        keys = np.sort(user.astype(np.int64) * size + table["item"].to_numpy())
         if (np.diff(self.known.bounds) >= size).any():
             user = self.known.user_ids[np.diff(self.known.bounds).argmax()]
             raise DataError(f"user {user} knows all {size} items; there is none left to draw.")
         # Of a user's known items, the one of rank r has item - r unknown ones before it.
         rank = np.arange(len(keys)) - np.repeat(self.known.bounds[:-1], np.diff(self.known.bounds))
-        object.__setattr__(self, "_shifted", np.sort(keys) - rank)
+        object.__setattr__(self, "_shifted", keys - user.astype(np.int64) * size - rank)
 
     def __call__(self, clients: np.ndarray, counts: np.ndarray, round_num: int) -> np.ndarray:
         """Draws for one round.
@@ -62,14 +63,12 @@ class NegativeSampler:
         bounds, size = self.known.bounds, self.known.num_items
         unknown = size - np.diff(bounds)[clients]
         makers = generators(self.seed, clients, round_num, [NEGATIVES])
-        drawn = [
-            rng.integers(0, most, count)
-            for rng, most, count in zip(makers, unknown, counts, strict=True)
-        ]
-        drawn = np.concatenate([*drawn, np.zeros(0, np.int64)])
-        owner = np.repeat(clients, counts)
-        before = np.searchsorted(self._shifted, owner * size + drawn, "right") - bounds[owner]
-        return drawn + before
+        items = [np.zeros(0, np.int64)]
+        for client, rng, most, count in zip(clients, makers, unknown, counts, strict=True):
+            drawn = rng.integers(0, most, count)
+            mine = self._shifted[bounds[client] : bounds[client + 1]]
+            items.append(drawn + np.searchsorted(mine, drawn, "right"))
+        return np.concatenate(items)
 
 
 def _checked(clients, counts, num_clients: int) -> tuple[np.ndarray, np.ndarray]:

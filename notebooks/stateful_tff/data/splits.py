@@ -57,6 +57,18 @@ def _index_in_user(ratings: Ratings) -> np.ndarray:
     return np.arange(len(ratings)) - np.repeat(bounds[:-1], np.diff(bounds))
 
 
+def in_three(what: str, count: int, train: float, validation: float) -> np.ndarray:
+    """Returns the numbers of the parts of so many things in order, int8[count].
+
+    Raises:
+        DataError: when there are too few for three parts; `what` says of what.
+    """
+    first, second = cuts(count, train, validation)
+    if not 0 < first < second < count:
+        raise DataError(f"{count} {what} are too few for three parts; use more {what}.")
+    return np.repeat(np.arange(3, dtype=np.int8), [first, second - first, count - second])
+
+
 def split_by_time(
     ratings: Ratings, train: float = 0.8, validation: float = 0.1, seed: int = 0
 ) -> Split:
@@ -112,12 +124,9 @@ def split_at_random(
         TypeError: if an argument is of the wrong kind.
         ValueError: if a share is not finite, or the seed negative.
     """
-    first, second = cuts(len(ratings), train, validation)
-    if not 0 < first < second < len(ratings):
-        raise DataError(f"{len(ratings)} ratings are too few for three parts; use more ratings.")
+    part = in_three("ratings", len(ratings), train, validation)
     order = np.random.default_rng(seed_number("seed", seed)).permutation(len(ratings))
-    part = np.zeros(len(ratings), np.int8)
-    part[order[first:second]], part[order[second:]] = 1, 2
+    part[order] = part.copy()
     return split_by_part(ratings, part)
 
 
@@ -143,12 +152,9 @@ def split_users(
         ValueError: if a share is not finite, the seed negative, or `max_ratings` below one.
     """
     users = np.flatnonzero(np.diff(ratings.bounds))
-    first, second = cuts(len(users), train, validation)
-    if not 0 < first < second < len(users):
-        raise DataError(f"{len(users)} users are too few for three parts; use more users.")
-    order = np.random.default_rng(seed_number("seed", seed)).permutation(users)
     part = np.zeros(ratings.num_users, np.int8)
-    part[order[first:second]], part[order[second:]] = 1, 2
+    parts = in_three("users", len(users), train, validation)
+    part[np.random.default_rng(seed_number("seed", seed)).permutation(users)] = parts
     rows = part[ratings.table["user"].to_numpy()]
     beyond = _index_in_user(ratings) >= whole_number("max_ratings", max_ratings, 1)
     rows[ratings.in_time()[beyond]] = 3

@@ -15,17 +15,16 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_federated as tff
 
-from ..checks import client_ids
 from ..data.orders import permutations
-from ..data.ratings import DataError
 from ..methods.method import Method
 from ..methods.optimizers import Optimizers
-from ..methods.trainers import FunctionalTrainer, PaddedBatches
+from ..methods.row_trainer import RowTrainer
+from ..methods.trainers import PaddedBatches
 from ..models import FunctionalModel
 from .compiled_once import compiled_once
 from .packing import rounded_up
-from .round import FederatedProcess, sums_of, trace_round
-from .types import first_state_fn
+from .passes import cohort_in_order, process_of_passes
+from .round import FederatedProcess, sums_of
 
 _LARGEST_PART = 1_000  # clients of one part
 
@@ -49,7 +48,7 @@ class OneClient:
     def __call__(self, *parts) -> tuple:
         """Returns what the client sends, and its new state."""
         passes, state, message = tf.nest.pack_sequence_as(self.inputs, parts)
-        trainer = FunctionalTrainer(self.model, self.optimizers)
+        trainer = RowTrainer(self.model, self.optimizers)
         data = passes if len(passes) > 1 else passes[0]
         output = self.method.client_update(trainer, data, state, message)
         return sums_of(output), output.client_state
@@ -90,49 +89,16 @@ def build_rows_process(
         )
     size = model.num_rows
 
-    def trainer_fn():
-        return FunctionalTrainer(model, optimizers)
-
     def work(trainer, data, client_state, message):
-        tf.debugging.assert_equal(
-            data["index"], client_state.index, "The states are not in the order of the data."
-        )
         return _work_of_a_part(method, model, optimizers, data, client_state, message)
 
     def inputs(clients, cohort, round_num):
-        cohort = client_ids(cohort, clients.num_clients)
-        if clients.shuffle_seed is None:
-            raise DataError("Rounds shuffle examples; give the datasets a shuffle_seed.")
-        if not len(cohort):
-            raise ValueError("A cohort is a list of client ids, with at least one in it.")
+        cohort = cohort_in_order(clients, cohort)
         data = parts_of(clients, cohort, round_num, method.passes, size)
         return data, [part["index"] for part in data]
 
-    whole = [None, None]
-    kinds = [
-        (name, tff.TensorType(spec.dtype.as_numpy_dtype, [*whole, *spec.shape]))
-        for name, spec in model.input_spec.items()
-    ]
-    kinds.append(("sizes", tff.TensorType(np.int32, whole)))
-    batches = tff.StructWithPythonType(kinds, PaddedBatches)
-    data_type = tff.StructWithPythonType(
-        [
-            ("index", tff.TensorType(np.int32, [None])),
-            ("rows", tff.TensorType(np.int32, whole)),
-            ("passes", tff.StructWithPythonType([batches] * len(method.passes), list)),
-        ],
-        OrderedDict,
-    )
-    functions = trace_round(
-        method,
-        trainer_fn,
-        optimizers.server,
-        model.metric_finalizers(),
-        data_type,
-        work,
-        stacked=True,
-    )
-    return FederatedProcess(functions, inputs, first_state_fn(method, trainer_fn))
+    rows = {"rows": tff.TensorType(np.int32, [None, None])}
+    return process_of_passes(method, model, optimizers, work, inputs, rows)
 
 
 def _work_of_a_part(method, model, optimizers, data, client_state, message) -> tuple:

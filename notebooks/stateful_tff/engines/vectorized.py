@@ -10,18 +10,16 @@ from collections import OrderedDict
 
 import numpy as np
 import tensorflow as tf
-import tensorflow_federated as tff
 
-from ..checks import client_ids, cohort_ids, num_passes
+from ..checks import client_ids, num_passes
 from ..data.orders import permutations
-from ..data.ratings import DataError
 from ..methods.method import Method
 from ..methods.optimizers import Optimizers
-from ..methods.trainers import FunctionalTrainer, PaddedBatches
+from ..methods.trainers import PaddedBatches
 from ..models import FunctionalModel
 from .packing import cut
-from .round import FederatedProcess, sums_of, trace_round
-from .types import first_state_fn
+from .passes import cohort_in_order, process_of_passes
+from .round import FederatedProcess, sums_of
 
 
 def build_vectorized_process(
@@ -48,15 +46,7 @@ def build_vectorized_process(
             "functional_keras_model makes one of a Keras model, or use the per-client engine."
         )
 
-    def trainer_fn():
-        return FunctionalTrainer(model, optimizers)
-
     def work(trainer, data, client_state, message):
-        tf.debugging.assert_equal(
-            data["index"],
-            client_state.index,
-            "The states are not in the order of the data.",
-        )
         inputs, results = (data["passes"], client_state), []
 
         def one_client(parts):  # a flat list, since a vectorized map cannot take attrs classes
@@ -72,9 +62,7 @@ def build_vectorized_process(
         return tf.nest.map_structure(lambda part: tf.reduce_sum(part, axis=0), sums), states
 
     def inputs(clients, cohort, round_num):
-        cohort = cohort_ids(cohort, clients.num_clients)
-        if clients.shuffle_seed is None:
-            raise DataError("Rounds shuffle examples; give ExampleDatasets a shuffle_seed.")
+        cohort = cohort_in_order(clients, cohort)
         parts = cut(cohort, clients.counts, 1 + (len(cohort) > 500))
         ids = [part.astype(np.int32) for part in parts]
         passes = [
@@ -84,34 +72,7 @@ def build_vectorized_process(
         data = [OrderedDict(index=i, passes=p) for i, p in zip(ids, passes, strict=True)]
         return data, ids
 
-    data_type = tff.StructWithPythonType(
-        [
-            ("index", tff.TensorType(np.int32, [None])),
-            ("passes", tff.StructWithPythonType([_batches_type(model)] * len(method.passes), list)),
-        ],
-        OrderedDict,
-    )
-
-    functions = trace_round(
-        method,
-        trainer_fn,
-        optimizers.server,
-        model.metric_finalizers(),
-        data_type,
-        work,
-        stacked=True,
-    )
-    return FederatedProcess(functions, inputs, first_state_fn(method, trainer_fn))
-
-
-def _batches_type(model: FunctionalModel) -> tff.Type:
-    """Returns the type of many clients' `PaddedBatches`."""
-    kinds = [
-        (name, tff.TensorType(spec.dtype.as_numpy_dtype, [None, None, *spec.shape]))
-        for name, spec in model.input_spec.items()
-    ]
-    sizes = tff.TensorType(np.int32, [None, None])
-    return tff.StructWithPythonType([*kinds, ("sizes", sizes)], PaddedBatches)
+    return process_of_passes(method, model, optimizers, work, inputs)
 
 
 def pad(clients, cohort: np.ndarray, round_num: int, epochs: int) -> PaddedBatches:

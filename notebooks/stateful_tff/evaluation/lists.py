@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import attrs
 import numpy as np
 
 from ..checks import array_of, listed, whole_number
 from ..data import Ratings
 from .bootstrap import bounds, populations
+from .paired import OverSeeds
 
 
 def top_items(scores: np.ndarray, candidates: np.ndarray, cutoff: int = 10) -> np.ndarray:
@@ -89,20 +89,8 @@ def _lists(lists) -> np.ndarray:
     return lists
 
 
-@attrs.frozen
-class PairedMean:
-    """The mean of one method minus that of another, over users; more is better.
-
-    Attributes:
-        value: the mean over seeds.
-        low, high: the ends of the interval, over users.
-        by_seed: the difference of each seed.
-    """
-
-    value: float
-    low: float
-    high: float
-    by_seed: tuple[float, ...]
+class PairedMean(OverSeeds):
+    """The mean of one method minus that of another, over users; more is better."""
 
     @property
     def verdict(self) -> str:
@@ -110,10 +98,6 @@ class PairedMean:
         if self.low > 0 or self.high < 0:
             return "better" if self.value > 0 else "worse"
         return "undecided"
-
-    def __str__(self):
-        """The difference with its interval."""
-        return f"{self.value:+.4f} ({self.low:+.4f}, {self.high:+.4f})"
 
 
 def paired_mean(

@@ -170,12 +170,16 @@ def plain_rate(
     Raises:
         ValueError: if the optimizer is another one.
     """
-    plain = tff.learning.optimizers.build_sgdm(0.1)
-    state = optimizer.initialize((tf.TensorSpec([2]),))
-    rate = state.get("learning_rate") if isinstance(state, dict) else None
-    if type(optimizer) is not type(plain) or len(state) != 1 or rate is None:
+    if not is_plain(optimizer):
         raise ValueError(f"{name} is not plain SGD, and {why}; {instead}.")
-    return float(rate)
+    return float(optimizer.initialize((tf.TensorSpec([2]),))["learning_rate"])
+
+
+def is_plain(optimizer: Optimizer) -> bool:
+    """Tells whether an optimizer is SGD without momentum and schedule."""
+    if type(optimizer) is not type(tff.learning.optimizers.build_sgdm(0.1)):
+        return False
+    return list(optimizer.initialize((tf.TensorSpec([2]),))) == ["learning_rate"]
 
 
 def step_in_place(optimizer: Optimizer, state, variables, gradients):

@@ -339,19 +339,15 @@ class FunctionalTrainer:
                 if number:
                     _, gradients, unused = pull(t, tuple(after))
                 for group in together:
-                    states_after[group], moved = optimizers[group].next(
-                        states[group], after[group], tuple(gradients[group])
+                    states_after[group], moved = self.take_step(
+                        optimizers[group], states[group], after[group], gradients[group], size > 0
                     )
                     if adjust is None:  # a weight that the loss does not use stays as it is
                         pairs = zip(unused[group], after[group], moved, strict=True)
                         moved = tuple(old if alone else new for alone, old, new in pairs)
                     after[group] = moved
-            after, states_after = tf.nest.map_structure(
-                lambda new, old: tf.where(size > 0, new, old),
-                (tuple(after), tuple(states_after)),
-                (weights, states),
-            )
-            return t + 1, after, states_after, tf.nest.map_structure(tf.add, metrics, sums)
+            metrics = tf.nest.map_structure(tf.add, metrics, sums)
+            return t + 1, tuple(after), tuple(states_after), metrics
 
         # A zero of the client's own: a vectorized map that sees at once what differs from client
         # to client converts the steps once, and not three times.
@@ -366,6 +362,11 @@ class FunctionalTrainer:
         num_examples = tf.cast(tf.reduce_sum(data.sizes), tf.float32)
         local_state = states[1] if kept else ()
         return Trained(list(weights[0]), list(weights[1]), local_state, num_examples, metrics)
+
+    def take_step(self, optimizer, state, weights, gradients, is_real):
+        """Takes a step, unless the batch is padding; returns the optimizer's state and weights."""
+        before, after = (state, weights), optimizer.next(state, weights, tuple(gradients))
+        return tf.nest.map_structure(lambda old, new: tf.where(is_real, new, old), before, after)
 
     def _derivatives(self, data, global_weights, local_weights) -> tuple:
         """Returns gradient and Hessian of the loss by the local weights."""
