@@ -21,6 +21,7 @@ from .contract import (
     refuse_another_plan,
     refuse_metrics_before,
 )
+from .touched import rows_of_all
 
 
 class MemoryStore:
@@ -28,7 +29,8 @@ class MemoryStore:
 
     `store[7]` is the state of client 7, and `store[[3, 1]]` one stacked state of two clients.
     A client that was never visited has the first state, under its own index. What `commit` keeps
-    is there whole or not at all, also where it is interrupted.
+    is there whole or not at all, also where it is interrupted. Of a large table in a client's
+    state, such as an item table of its own, only the rows are kept that differ from the first one.
 
     Args:
         process: has `initialize()` for the first server state and `client_state_fn()` for the
@@ -59,7 +61,7 @@ class MemoryStore:
     def _first_rows(self) -> ClientState:
         """Returns the stacked first states of the population."""
         try:
-            parts = [np.repeat(p, self.num_clients, axis=0) for p in self._contract.first_client]
+            parts = [rows_of_all(p, self.num_clients) for p in self._contract.first_client]
         except (MemoryError, ValueError) as error:
             raise MemoryError(
                 f"The states of {self.num_clients} clients do not fit into memory; take fewer, or "
