@@ -13,6 +13,7 @@ from stateful_tff.evaluation import in_one_place
 from stateful_tff.methods.fcf import fcf
 from stateful_tff.methods.fed_bpr import fed_bpr
 from stateful_tff.methods.fed_mf import fed_mf
+from stateful_tff.methods.fed_ncf import fed_ncf
 from stateful_tff.methods.fed_rap import fed_rap, fed_rap_rates
 from stateful_tff.methods.pfedrec import SCORES, TABLE, pfedrec
 from stateful_tff.models import implicit
@@ -148,7 +149,7 @@ def test_fed_rap_is_the_papers_algorithm(clients):
 
 
 def plain_fcf(items, log, rounds_done, weight, l2, power):
-    """Federated implicit ALS in NumPy, in float64: equations 4 and 6 of Ammad-ud-din et al."""
+    """Federated implicit ALS in NumPy, in float64 (Ammad-ud-din et al. 2019)."""
     items, chosen = items.astype(float), in_one_place.choices(log).toarray().astype(float)
     for _ in range(rounds_done):
         users = np.zeros((log.num_users, items.shape[1]))
@@ -262,6 +263,50 @@ def test_the_towers_of_fed_ncf_are_what_they_say():
     found = model.example_losses(weights, [user], x, y)
     p = sigmoid(np.array(logits))
     np.testing.assert_allclose(found, -np.log(np.where(y[:, 0] > 0, p, 1 - p)), rtol=1e-4)
+
+
+def plain_ncf(model, clients, rate, user_rate):
+    """FedNCF in NumPy, in float64: table, one hidden layer and last layer are averaged."""
+    shared = [w.astype(float) for w in model.global_weights]
+    own = {u: model.local_weights[0][0].astype(float) for u in range(NUM_USERS)}
+    for number, cohort in enumerate(cohorts()):
+        received = []
+        for client in cohort:
+            weights, user = [w.copy() for w in shared], own[client]
+            for (x,), y in [(b.T, y) for b, y in batches(clients, client, number)]:
+                table, matrix, offset, last, bias = weights
+                items, ones = table[x], np.ones((len(x), 1))
+                pair = np.hstack([items, ones * user])
+                before = pair @ matrix + offset
+                both = np.hstack([items * user, np.maximum(before, 0)])
+                error = ((sigmoid((both @ last)[:, 0] + bias[0]) - y) / len(x))[:, None]
+                of_both = error @ last.T
+                of_before = of_both[:, K:] * (before > 0)
+                of_pair = of_before @ matrix.T
+                of_items, of_table = of_both[:, :K] * user + of_pair[:, :K], np.zeros_like(table)
+                np.add.at(of_table, x, of_items)
+                of_user = (of_both[:, :K] * items + of_pair[:, K:]).sum(axis=0)
+                gradients = [of_table, pair.T @ of_before, of_before.sum(axis=0)]
+                gradients += [both.T @ error, error.sum(axis=0)]
+                weights = [w - rate * g for w, g in zip(weights, gradients, strict=True)]
+                user = user - user_rate * of_user
+            own[client] = user
+            received.append(weights)
+        shared = [np.mean(parts, axis=0) for parts in zip(*received, strict=True)]
+    return shared, own
+
+
+def test_fed_ncf_is_the_papers_algorithm(clients):
+    model = implicit.neural_factorization(NUM_ITEMS, K, (5,), stddev=0.5, seed=2)
+    store = run(build_rows_process(fed_ncf(), model, methods.sgd(1.0, 0.5, 0.3)), clients)
+    shared, own = plain_ncf(model, clients, 0.5, 0.3)
+    for found, expected, first in zip(
+        store.server_state.model_weights, shared, model.global_weights, strict=True
+    ):
+        np.testing.assert_allclose(found, expected, atol=2e-5)
+        assert np.abs(expected - first).max() > 1e-2
+    for user in range(NUM_USERS):
+        np.testing.assert_allclose(store.local_weights()[0][user], own[user], atol=2e-5)
 
 
 @pytest.mark.parametrize("kept", ["table", "nothing"])

@@ -45,7 +45,7 @@ def item_neighbours(log: Ratings, neighbours: int = 100, shrink: float = 10.0) -
     """Returns scores by item-kNN: the sum of similarities to what a user chose.
 
     The similarity of two items is their cosine, with `shrink` added below the line
-    (Ferrari Dacrema et al. 2019, section 3.1).
+    (Ferrari Dacrema et al. 2019).
 
     Args:
         log: the choices.
@@ -71,7 +71,7 @@ def item_neighbours(log: Ratings, neighbours: int = 100, shrink: float = 10.0) -
 def ease(log: Ratings, l2: float = 500.0) -> np.ndarray:
     """Returns scores by EASE, a linear model from items to items with a zero diagonal.
 
-    Source: Steck 2019, equation 8.
+    Source: Steck 2019, the solution in closed form.
 
     Args:
         log: the choices.
@@ -95,7 +95,8 @@ def ease(log: Ratings, l2: float = 500.0) -> np.ndarray:
 def penalties(counts: np.ndarray, others: int, weight: float, l2: float, power: float):
     """Returns each row's penalty of iALS, `l2 (n + weight N) ** power`.
 
-    Source: Rendle et al. 2022, equation 14, for a row with n choices among N of the other side.
+    Source: Rendle et al. 2022, frequency-scaled regularization; a row has n choices among N of the
+    other side.
     """
     return np.float32(l2 * (counts + weight * others) ** power)
 
@@ -135,7 +136,7 @@ def ials(
     """Fits users and items by alternating least squares on all cells.
 
     The loss is the squared error of a one for each choice, plus `weight` times the squares of
-    all predictions (Hu et al. 2008; Rendle et al. 2022, equations 3 and 14).
+    all predictions (Hu et al. 2008; Rendle et al. 2022).
 
     Args:
         log: the choices.

@@ -1,7 +1,7 @@
 """FCF: implicit alternating least squares, whose user step is a ridge regression on the device.
 
-Source: Ammad-ud-din et al. 2019, "Federated Collaborative Filtering", equations 4 and 6, with the
-penalties of Rendle et al. 2022. Knows nothing of engines and stores.
+Source: Ammad-ud-din et al. 2019, "Federated Collaborative Filtering" (arXiv 1901.09888), with the
+penalties of Rendle et al. 2022 (arXiv 2110.14037). Knows nothing of engines and stores.
 """
 
 import attrs

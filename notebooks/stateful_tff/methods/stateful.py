@@ -18,7 +18,7 @@ from .phases import Phase, in_phases
 from .trainers import BOTH, GLOBAL, LOCAL
 
 # %% ../../08_information_or_cache.ipynb #b8a00031
-# Both groups move at each batch: FedSim (Pillutla et al. 2022, algorithm 2),
+# Both groups move at each batch: FedSim (Pillutla et al. 2022),
 # FedPer (Arivazhagan et al. 2019), and algorithm 4.1 of this book.
 stateful = in_phases("stateful", Phase("all", BOTH))
 
@@ -26,7 +26,7 @@ stateful = in_phases("stateful", Phase("all", BOTH))
 def alternating(local_epochs: int = 1, joint: bool = False, *, keep=keep_local_weights) -> Method:
     """Returns the method whose clients train their own weights first.
 
-    It is FedAlt (Pillutla et al. 2022, algorithm 1), and FedRep (Collins et
+    It is FedAlt (Pillutla et al. 2022), and FedRep (Collins et
     al. 2021) with one epoch on the global weights.
 
     Args:

@@ -106,7 +106,7 @@ def two_table_factorization(
 ) -> FunctionalModel:
     """Returns the model of FedRAP: `logit = (c_i + d_i) . u + b`, d private.
 
-    The loss of an example (Li et al. 2024, equation 7, its sums taken as means over a row) is
+    The loss of an example (Li et al. 2024, sums taken as means over a row) is
     its cross entropy, minus `independence` times the mean of `(d_i - c_i)^2`, plus `sparsity`
     times the mean of `|c_i|`.
 
