@@ -66,12 +66,12 @@ repository: .venv/lock  ## say where the book lives: make repository URL=https:/
 	$(PYTHON) tools/repository.py --set "$(URL)"
 	$(PYTHON) tools/export.py --write $(CHAPTERS)
 
-bench: .venv/lock .venv-bench/lock .venv-fedjax/lock  ## measure speed on MovieLens-1M; writes experiments/results
+bench: .venv/lock .venv-bench/lock .venv-fedjax/lock .venv-torch/lock  ## measure speed on MovieLens-1M; writes experiments/results
 	$(PYTHON) -m experiments.benchmarks.data_pipeline
 	$(PYTHON) -m experiments.benchmarks.colab_bridge
 	$(PYTHON) -m experiments.benchmarks.cohort_speed --outside .venv-bench/bin/python
 	$(PYTHON) -m experiments.benchmarks.any_model_speed --outside .venv-fedjax/bin/python
-	$(PYTHON) -m experiments.benchmarks.ranking_speed
+	$(PYTHON) -m experiments.benchmarks.ranking_speed --outside .venv-torch/bin/python
 	$(PYTHON) -m experiments.benchmarks.commit_costs
 	$(PYTHON) -m experiments.kill_and_resume --kills 100 --process packed --record
 	$(PYTHON) -m experiments.kill_and_resume --kills 100 --process stand-in --record
@@ -113,9 +113,9 @@ lock: .venv/lock  ## resolve requirements.in into requirements.txt, here and for
 .venv-bench/lock: experiments/benchmarks/requirements.txt .venv/lock
 	@./environment.sh .venv-bench experiments/benchmarks/requirements.txt
 
-.venv-fedjax/lock: experiments/benchmarks/requirements_fedjax.txt .venv/lock
-	$(PYTHON) -m venv --clear .venv-fedjax
-	.venv-fedjax/bin/python -m pip install -qq -r experiments/benchmarks/requirements_fedjax.txt
+.venv-fedjax/lock .venv-torch/lock: .venv-%/lock: experiments/benchmarks/requirements_%.txt .venv/lock
+	$(PYTHON) -m venv --clear .venv-$*
+	.venv-$*/bin/python -m pip install -qq -r $<
 	@touch $@
 
 clean:  ## remove what was built; the environment and downloaded data stay

@@ -1,9 +1,9 @@
-"""One round outside TFF, for comparison: by Numba, plain JAX, pfl-research or FedJAX.
+"""One round outside TFF, for comparison: by Numba, plain JAX, pfl-research, FedJAX or PyTorch.
 
-Called by cohort_speed.py with the Python of another environment (requirements.txt here), and by
-any_model_speed.py (requirements_fedjax.txt):
+Called by cohort_speed.py with the Python of another environment (requirements.txt here), by
+any_model_speed.py (requirements_fedjax.txt) and by ranking_speed.py (requirements_torch.txt):
 
-    python outside.py numba|numba_epochs|jax|pfl|fedjax data.npz repeats
+    python outside.py numba|numba_epochs|jax|pfl|fedjax|torch data.npz repeats
 
 Reads the round from the file, prints the seconds of the fastest repeat and the peak memory as
 JSON, and writes the trained item table to `data.npz` + ".out.npy".
@@ -11,10 +11,25 @@ JSON, and writes the trained item table to `data.npz` + ".out.npy".
 
 import json
 import resource
+import subprocess
 import sys
+import tempfile
 import time
+from pathlib import Path
 
 import numpy as np
+
+
+def ask(python, kind, repeats, **arrays) -> tuple[float, np.ndarray]:
+    """Runs a round in another environment and returns its seconds and the trained table."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = str(Path(folder) / "round.npz")
+        np.savez(path, **arrays)
+        command = [python, __file__, kind, path, str(repeats)]
+        run = subprocess.run(command, capture_output=True, text=True)
+        if run.returncode:
+            raise RuntimeError(f"The round by {kind} failed:\n{run.stderr[-2000:]}")
+        return json.loads(run.stdout.splitlines()[-1])["seconds"], np.load(path + ".out.npy")
 
 
 def one_client(items, stars, q, b, p, a, mean, size, client_rate, local_rate, l2):
@@ -263,7 +278,7 @@ def pfl_round(data):
 
 
 def fedjax_round(data):
-    """Returns a function that runs a network's round in FedJAX; heads are client input."""
+    """Returns a function that runs the image network's round in FedJAX; heads are client input."""
     import fedjax
     import jax
     import jax.numpy as jnp
@@ -271,11 +286,16 @@ def fedjax_round(data):
     rate, own_rate, server_rate = (
         np.float32(data[n]) for n in ("client_rate", "local_rate", "server_rate")
     )
-    weights = [data[f"w{i}"] for i in range(4)]
-    body, head = weights[:2], weights[2:]
+    weights = [data[f"w{i}"] for i in range(6)]
+    body, head = weights[:4], weights[4:]
 
     def loss(body, head, batch):
-        logits = jax.nn.relu(batch["x"] @ body[0] + body[1]) @ head[0] + head[1]
+        image = batch["x"].reshape(-1, 8, 8)
+        shifted = [image[:, i : i + 6, j : j + 6] for i in range(3) for j in range(3)]
+        values = jax.nn.relu(jnp.stack(shifted, axis=-1) @ body[0] + body[1])
+        values = values.reshape(-1, 3, 2, 3, 2, values.shape[-1]).mean(axis=(2, 4))
+        values = jax.nn.relu(values.reshape(len(image), -1) @ body[2] + body[3])
+        logits = values @ head[0] + head[1]
         labels = batch["y"].astype(int)
         chosen = jnp.take_along_axis(jax.nn.log_softmax(logits), labels[:, None], axis=1)
         return -chosen.mean()
@@ -318,6 +338,38 @@ def fedjax_round(data):
     return run
 
 
+def torch_round(data):
+    """Returns a function that runs a round of PFedRec in PyTorch, one client after the other."""
+    import torch
+    from torch.nn.functional import binary_cross_entropy_with_logits
+
+    first, vector, bias = (torch.tensor(data[name]) for name in ("table", "vector", "bias"))
+    item_rate, score_rate = float(data["item_rate"]), float(data["score_rate"])
+    ends = np.cumsum(data["sizes"])
+    batches = [
+        (torch.tensor(data["x"][end - size : end]), torch.tensor(data["y"][end - size : end]))
+        for end, size in zip(ends, data["sizes"], strict=True)
+    ]
+
+    def step(x, y, weights, moved, rate):
+        loss = binary_cross_entropy_with_logits(weights[0][x] @ weights[1] + weights[2], y)
+        for weight, gradient in zip(moved, torch.autograd.grad(loss, moved), strict=True):
+            weight.data -= rate * gradient
+
+    def run():
+        total, turn = torch.zeros_like(first), iter(batches)
+        for steps in data["steps"]:
+            own = [weight.clone().requires_grad_() for weight in (first, vector, bias)]
+            for _ in range(steps):
+                x, y = next(turn)
+                step(x, y, own, own[1:], score_rate)
+                step(x, y, own, own[:1], item_rate)
+            total += own[0].detach() - first
+        return (first + total / len(data["steps"])).numpy()
+
+    return run
+
+
 def main() -> None:
     """Runs the round and prints what it took."""
     kind, path, repeats = sys.argv[1], sys.argv[2], int(sys.argv[3])
@@ -328,9 +380,10 @@ def main() -> None:
         jax=jax_round,
         pfl=pfl_round,
         fedjax=fedjax_round,
+        torch=torch_round,
     )
     run = rounds[kind](data)
-    if kind != "pfl":
+    if kind not in ("pfl", "torch"):
         run()  # compiles
     best = float("inf")
     for _ in range(repeats):

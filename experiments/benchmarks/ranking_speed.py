@@ -1,16 +1,19 @@
-"""A round of PFedRec with everybody: clients on the rows they touch, and a plain loop in NumPy.
+"""A round of PFedRec with everybody: clients on the rows they touch, and plain loops over clients.
 
-    python -m experiments.benchmarks.ranking_speed
+    python -m experiments.benchmarks.ranking_speed [--outside PYTHON]
 
-Both take the same batches: four negatives for each positive, batches of 256, 32 factors. The loop
-goes from client to client, on the client's own copy of the touched rows. The largest difference
-of the two item tables, by the largest change, is recorded with the ratio of the seconds.
+All take the same batches: four negatives for each positive, batches of 256, 32 factors. The loop in
+NumPy works on the client's own copy of the rows it touches, the one in PyTorch on a copy of the
+whole table, as released code does. PYTHON is the interpreter of an environment with
+requirements_torch.txt beside this file; without it PyTorch is left out. The largest difference of
+the item tables, by the largest change, is recorded with the ratio of the seconds.
 STATEFUL_TFF_DATA names the folder or the zip of MovieLens-1M; on other data, `--data`.
 """
 
 import argparse
 import time
 
+from experiments.benchmarks.outside import ask
 from experiments.record import Recorder
 
 # isort: split
@@ -52,10 +55,30 @@ def plain_round(table, model, parts, item_rate: float) -> np.ndarray:
     return table + total[:-1] / count
 
 
+def in_pytorch(python, model, parts, item_rate: float) -> tuple[float, np.ndarray]:
+    """Returns the seconds of the same round in PyTorch, and the mean of the clients' tables."""
+    xs, ys, sizes, steps = [], [], [], []
+    for part in parts:
+        (padded,) = part["passes"]
+        for number, rows in enumerate(part["rows"]):
+            real = np.arange(padded.x.shape[2]) < padded.sizes[number][:, None]
+            xs.append(rows[padded.x[number][real][:, 0]])
+            ys.append(padded.y[number][real][:, 0])
+            sizes.append(padded.sizes[number][padded.sizes[number] > 0])
+            steps.append(len(sizes[-1]))
+    vector, bias = (weight[0] for weight in model.local_weights)
+    return ask(
+        python, "torch", 1, x=np.concatenate(xs).astype(np.int64), y=np.concatenate(ys),
+        sizes=np.concatenate(sizes), steps=steps, table=model.global_weights[0],
+        vector=vector, bias=bias[0], item_rate=item_rate, score_rate=SCORE_RATE,
+    )  # fmt: skip
+
+
 def main() -> None:
-    """Measures both, and records them."""
+    """Measures all, and records them."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", default="ml-1m", help="or 'synthetic log'")
+    parser.add_argument("--outside", help="Python of an environment with PyTorch")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--out", default=NAME)
     options = parser.parse_args()
@@ -89,6 +112,13 @@ def main() -> None:
         difference=float(np.abs(moved - plain).max() / change),
     )  # fmt: skip
     recorder.write(name="plain loop in NumPy", **shared, seconds=loop)
+    if options.outside:
+        seconds, table = in_pytorch(options.outside, model, parts, item_rate)
+        recorder.write(
+            name="plain loop in PyTorch", **shared, seconds=seconds,
+            times_by_rows=seconds / fastest,
+            difference=float(np.abs(moved - table).max() / change),
+        )  # fmt: skip
     recorder.finish()
 
 
