@@ -6,15 +6,26 @@ Said before the runs: the primary endpoint is NDCG@10 over all items, of each fe
 minus popularity and minus iALS in one place, with paired intervals over users and the mean over
 seeds. Every method gets the same number of trials, drawn at random from its ranges, the first one
 in their middle; a trial is judged by NDCG@10 over all items on the validation choices of seed 0,
-and so is the number of rounds, at the same few moments for all. What is chosen is trained on
-training and validation choices and tested once for each seed. Negatives are honest: they are
-drawn from what is not in the data that the model trains on. 32 factors for everybody.
+and so is the number of rounds, at a quarter, a half and all of the most, which are as many for all.
+A best value within a fifth of an end of its range is recorded as lying at the edge. What is chosen
+is trained on training and validation choices and tested once for each seed. Negatives are honest:
+they are drawn from what is not in the data that the model trains on. 32 factors for everybody.
+
+Secondary: information or cache? After the last round of seed 0 all states are lost, and clients
+visit again, with the server as it is. What comes back after 1, 5 or 20 visits was a cache.
 STATEFUL_TFF_DATA names the folder or the zip of MovieLens-1M; on other choices, `--data`.
 """
 
 import argparse
+import functools
+import multiprocessing
+import os
 import time
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # two processes at a time, on two cores
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 from experiments.record import Recorder
 
@@ -35,10 +46,12 @@ from stateful_tff.methods.fed_ncf import fed_ncf
 from stateful_tff.methods.pfedrec import pfedrec
 from stateful_tff.models import implicit
 from stateful_tff.stores import MemoryStore
+from stateful_tff.stores.contract import as_arrays
 from stateful_tff.training import DivergenceError, UniformSampler, rounds
 
-NAME, FACTORS = "ranking_methods", 32
+NAME, FACTORS, THREADS = "ranking_methods", 32, 1
 ADAM = tff.learning.optimizers.build_adam
+AGAIN = (1, 5, 20)  # visits after which lost states are looked at
 
 
 @attrs.frozen
@@ -49,36 +62,68 @@ class Federated:
         ranges: by name the lowest and the highest value, drawn evenly in the logarithm.
         build: `(num_items, seed, **values) -> (method, model, optimizers)`.
         pairs, negatives: how the data are made.
-        most: the number of rounds; it is judged after a quarter, a half and all of them.
     """
 
     ranges: dict
     build: Callable
     negatives: int = 4
     pairs: bool = False
-    most: int = 100
 
-    def scores(self, train, seed: int, values: dict, ends):
-        """Yields rounds, scores, and bytes: of a state, and of the weights that a client sends."""
-        method, model, optimizers = self.build(train.num_items, seed, **values)
-        process = InThisProcess(build_rows_process(method, model, optimizers))
-        sampler = data.NegativeSampler(train, seed) if self.negatives else None
-        clients = data.ImplicitDatasets(
-            train, 256 if self.negatives else 4096, negatives=self.negatives, sampler=sampler,
-            pairs=self.pairs, shuffle_seed=seed,
+
+class Run:
+    """A federated method with everybody in each round.
+
+    Args:
+        way: a `Federated`.
+        train: the choices to train on.
+        seed: decides first weights, negatives and orders.
+        values: the rates and penalties.
+    """
+
+    def __init__(self, way: Federated, train, seed: int, values: dict):
+        """Builds the process."""
+        method, model, optimizers = way.build(train.num_items, seed, **values)
+        self.process = InThisProcess(build_rows_process(method, model, optimizers), THREADS)
+        sampler = data.NegativeSampler(train, seed) if way.negatives else None
+        self.clients = data.ImplicitDatasets(
+            train, 256 if way.negatives else 4096, negatives=way.negatives, sampler=sampler,
+            pairs=way.pairs, shuffle_seed=seed,
         )  # fmt: skip
-        store = MemoryStore(process, train.num_users)
-        everyone = UniformSampler(train.num_users, train.num_users, seed)
-        parts, _ = process.inputs(clients, np.arange(train.num_users), 0)
-        rows = sum((part["rows"] < train.num_items).sum() for part in parts) / train.num_users
-        size = [0, 0]
-        for done in rounds(process, store, clients, everyone, until=max(ends)):
-            store.commit(done)
-            if done.round_num in ends:
-                weights = [np.asarray(w) for w in store.server_state.model_weights]
-                size[0] = sum(weight[0].nbytes for weight in store.local_weights())
-                size[1] = int(rows * weights[0][0].nbytes + sum(w.nbytes for w in weights[1:]))
-                yield done.round_num, _scored(weights, store.local_weights()), size
+        self.store, self.size = MemoryStore(self.process, train.num_users), train.num_users
+        self.everyone = UniformSampler(train.num_users, train.num_users, seed)
+
+    def scores(self, until: int) -> np.ndarray:
+        """Returns everybody's scores after rounds up to a number."""
+        for done in rounds(self.process, self.store, self.clients, self.everyone, until):
+            self.store.commit(done)
+        return _scored(self.weights, self.store.local_weights())
+
+    @property
+    def weights(self) -> list:
+        """The server's weights."""
+        return [np.asarray(weight) for weight in self.store.server_state.model_weights]
+
+    def bytes(self) -> dict[str, int]:
+        """Returns what a client keeps, and what it sends of weights, the mean over clients."""
+        parts, _ = self.process.inputs(self.clients, np.arange(self.size), 0)
+        table, *others = self.weights
+        rows = sum((part["rows"] < len(table)).sum() for part in parts) / self.size
+        kept = sum(weight[0].nbytes for weight in self.store.local_weights())
+        sent = int(rows * table[0].nbytes + sum(weight.nbytes for weight in others))
+        return dict(bytes_kept=kept, bytes_sent=sent)
+
+    def rebuilt(self):
+        """Yields visits and scores: all states are lost, and the server stays as it is."""
+        fresh, server = MemoryStore(self.process, self.size), self.store.server_state
+        for number in range(max(AGAIN)):
+            parts, ids = self.process.inputs(
+                self.clients, np.arange(self.size), int(server.round_num) + number
+            )
+            *_, states = self.process.next(server, parts, [fresh[some] for some in ids])
+            for part in states:
+                fresh.replace(as_arrays(part))
+            if number + 1 in AGAIN:
+                yield number + 1, _scored(self.weights, fresh.local_weights())
 
 
 def _scored(weights: list, local: list) -> np.ndarray:
@@ -95,8 +140,7 @@ def _scored(weights: list, local: list) -> np.ndarray:
         tower = np.maximum(of_items + of_users[number], 0)
         for matrix, offset in zip(matrices[2::2], matrices[3::2], strict=True):
             tower = np.maximum(tower @ matrix + offset, 0)
-        product = (table * user[number]) @ last[:k, 0]
-        found[number] = product + tower @ last[k:, 0]
+        found[number] = table @ (user[number] * last[:k, 0]) + tower @ last[k:, 0]
     return found
 
 
@@ -137,7 +181,7 @@ FEDERATED = {
     "BPR": Federated(STEPS, _bpr, negatives=4, pairs=True),
     "FedNCF": Federated(dict(items=(0.03, 3.0), score=(0.03, 3.0), server=(0.001, 0.1)), _ncf),
     "FCF, Adam": Federated(ALS | dict(server=(0.003, 0.3)), _fcf(False), negatives=0),
-    "FCF, scaled": Federated(ALS | dict(server=(1.0, 1.0)), _fcf(True), negatives=0, most=40),
+    "FCF, scaled": Federated(ALS | dict(server=(1.0, 1.0)), _fcf(True), negatives=0),
 }
 
 
@@ -201,90 +245,124 @@ class Judge:
         }
 
 
+@functools.cache
+def chosen_log(name: str):
+    """Returns the choices, and the best scores where these are known."""
+    if name == "synthetic log":
+        return data.synthetic_log(400, 300)
+    return data.positives(data.load_ratings(name)), None
+
+
+def study(name: str, options) -> dict:
+    """Tunes one method and tests it once for each seed.
+
+    Returns:
+        `rows`, what to record, and `users`, by metric an array of all users for each seed.
+    """
+    log, best = chosen_log(options.data)
+    start, tried, rows, users = time.process_time(), [], [], {}
+    ranges = {"best possible": {}} | {n: r for n, (r, _) in MARKS.items()}
+    ranges = ranges[name] if name in ranges else FEDERATED[name].ranges
+    ends = sorted({max(options.rounds // 4, 1), max(options.rounds // 2, 1), options.rounds})
+
+    def scored(train, seed, values, ends):
+        if name == "best possible":
+            yield 0, best, None
+        elif name in MARKS:
+            yield 0, MARKS[name][1](train, seed, **values), None
+        else:
+            run = Run(FEDERATED[name], train, seed, values)
+            yield from ((end, run.scores(end), run) for end in ends)
+
+    split = data.split_leave_one_out(log, 0)
+    judge = Judge(log, split.validation, split.train, 0)
+    for values in drawn(ranges, options.trials):
+        try:
+            for done, scores, _ in scored(split.train, 0, values, ends):
+                tried.append((judge.ndcg(scores), done, values))
+        except DivergenceError as error:
+            print(f"{name}, {values}: {error}", flush=True)
+    if not tried:
+        raise RuntimeError(f"All trials of {name} diverged; lower its ranges.")
+    found, done, values = max(tried, key=lambda one: one[0])
+    edges = [k for k, (low, high) in ranges.items() if low < high and not (
+        low * 1.2 < values[k] < high / 1.2)]  # fmt: skip
+    rows.append(
+        dict(
+            seed=0, metric="validation NDCG@10 of all", value=found, rounds=done, at_edge=edges,
+            settings={k: round(v, 5) for k, v in values.items()},
+            cpu_seconds=time.process_time() - start,
+        )
+    )  # fmt: skip
+    for seed in range(options.seeds):
+        split = data.split_leave_one_out(log, seed)
+        final = split.train_and_validation
+        judge = Judge(log, split.test, final, seed)
+        ((_, scores, run),) = scored(final, seed, values, [done])
+        spent = run.bytes() if run else dict(bytes_kept=0, bytes_sent=0)
+        of_users = judge.of_users(scores)
+        for metric, each in of_users.items():
+            users.setdefault(metric, []).append(each)
+            rows.append(dict(seed=seed, metric=metric, value=float(each.mean()), **spent))
+        rows += [
+            dict(seed=seed, metric=metric, value=value)
+            for metric, value in judge.of_lists(scores).items()
+        ]
+        if run and not seed:
+            for visits, again in run.rebuilt():
+                for metric, each in judge.of_users(again).items():
+                    pair = lists.paired_mean([each], [of_users[metric]])
+                    rows.append(
+                        dict(
+                            seed=seed, state=f"lost, {visits} visits later", minus="kept",
+                            metric=f"{metric}, difference", value=pair.value, low=pair.low,
+                            high=pair.high, verdict=pair.verdict,
+                        )
+                    )  # fmt: skip
+    rows.append(dict(metric="CPU seconds", value=time.process_time() - start))
+    return dict(rows=rows, users=users)
+
+
 def main() -> None:
-    """Tunes every method with one budget, then tests it once for each seed."""
+    """Studies every method, several at a time, and compares them."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", default="ml-1m", help="or 'synthetic log'")
     parser.add_argument("--trials", type=int, default=6)
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--rounds", type=int, default=None, help="the most of each method")
-    parser.add_argument("--methods", nargs="+", default=[*MARKS, *FEDERATED])
+    parser.add_argument("--rounds", type=int, default=40, help="the most of each method")
+    parser.add_argument("--methods", nargs="+", default=[*FEDERATED, *MARKS])
+    parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--out", default=NAME)
-    options = parser.parse_args()
-    if options.data == "synthetic log":
-        log, best = data.synthetic_log(400, 300)
-    else:
-        log, best = data.positives(data.load_ratings(options.data)), None
-    recorder, found = Recorder(options.out, log), {}
+    options, start = parser.parse_args(), time.perf_counter()
+    log, best = chosen_log(options.data)
+    names = options.methods + ["best possible"] * (best is not None)
+    recorder = Recorder(options.out, log)
     fields = dict(data=log.name, protocol="leave one out", trials=options.trials)
-
-    def runs(name, train, seed, values, ends):
-        if name in MARKS:
-            yield 0, MARKS[name][1](train, seed, **values), [0, 0]
-        else:
-            yield from FEDERATED[name].scores(train, seed, values, ends)
-
-    for name in options.methods:
-        start, tried = time.process_time(), []
-        ranges = MARKS[name][0] if name in MARKS else FEDERATED[name].ranges
-        most = 0 if name in MARKS else min(options.rounds or 10**6, FEDERATED[name].most)
-        ends = sorted({max(most // 4, 1), max(most // 2, 1), most})
-        split = data.split_leave_one_out(log, 0)
-        judge = Judge(log, split.validation, split.train, 0)
-        for values in drawn(ranges, options.trials):
-            try:
-                for done, scores, _ in runs(name, split.train, 0, values, ends):
-                    tried.append((judge.ndcg(scores), done, values))
-            except DivergenceError as error:
-                print(f"{name}, {values}: {error}", flush=True)
-        if not tried:
-            raise RuntimeError(f"All trials of {name} diverged; lower its ranges.")
-        chosen, done, values = max(tried, key=lambda one: one[0])
-        recorder.write(
-            **fields, method=name, seed=0, metric="validation NDCG@10 of all", value=chosen,
-            rounds=done, settings={k: round(v, 5) for k, v in values.items()},
-            cpu_seconds=time.process_time() - start,
-        )  # fmt: skip
-        for seed in range(options.seeds):
-            split = data.split_leave_one_out(log, seed)
-            final = split.train_and_validation
-            judge = Judge(log, split.test, final, seed)
-            *_, (_, scores, kept) = runs(name, final, seed, values, [done])
-            _record(recorder, judge, found, scores, fields, name, seed, kept)
-    for seed in range(options.seeds if best is not None else 0):
-        split = data.split_leave_one_out(log, seed)
-        judge = Judge(log, split.test, split.train_and_validation, seed)
-        _record(recorder, judge, found, best, fields, "best possible", seed, [0, 0])
-    for name in options.methods:
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(options.workers, mp_context=context) as pool:
+        calls = {name: pool.submit(study, name, options) for name in names}
+        found = {name: call.result() for name, call in calls.items()}
+    for name in names:
+        for row in found[name]["rows"]:
+            recorder.write(**fields, method=name, **row)
+    for name in names:
         for other in ("popularity", "iALS"):
             if name == other or other not in found:
                 continue
             for metric in ("NDCG@10 of all", "HR@10 of all", "HR@10 of 99", "NDCG@10 of 99"):
-                pair = lists.paired_mean(found[name][metric], found[other][metric])
+                pair = lists.paired_mean(
+                    found[name]["users"][metric], found[other]["users"][metric]
+                )
                 recorder.write(
                     **fields, method=name, minus=other, metric=f"{metric}, difference",
                     value=pair.value, low=pair.low, high=pair.high, verdict=pair.verdict,
                     by_seed=[round(one, 5) for one in pair.by_seed],
                 )  # fmt: skip
+    recorder.write(
+        **fields, method="all", metric="seconds of the study", workers=options.workers,
+        value=time.perf_counter() - start,
+    )  # fmt: skip
     recorder.finish()
-
-
-def _record(recorder, judge, found, scores, fields, name, seed, kept) -> None:
-    """Records what one run is worth, and keeps it by user for the pairs."""
-    for metric, values in judge.of_users(scores).items():
-        found.setdefault(name, {}).setdefault(metric, []).append(values)
-        value = float(values.mean())
-        recorder.write(
-            **fields,
-            method=name,
-            seed=seed,
-            metric=metric,
-            value=value,
-            bytes_kept=kept[0],
-            bytes_sent=kept[1],
-        )
-    for metric, value in judge.of_lists(scores).items():
-        recorder.write(**fields, method=name, seed=seed, metric=metric, value=value)
 
 
 if __name__ == "__main__":
