@@ -49,6 +49,7 @@ from stateful_tff.data import archives, releases
 from stateful_tff.data.orders import permutations
 from stateful_tff.data.splits import Split
 from stateful_tff.engines import (
+    by_rows,
     channel,
     in_process,
     packed,
@@ -137,6 +138,7 @@ WEIGHTS = Kind(lambda v: False)  # lists of arrays that fit each other
 IDS, SOME_IDS = ids(NUM_USERS), ids(NUM_USERS, empty=False)
 ID = whole(0, NUM_USERS - 1)
 PREDICTIONS = array((LENGTH,))
+MANY = whole(1, 100_000)
 NEW_RATING = Kind(lambda v: False, is_object=True)
 
 
@@ -262,11 +264,12 @@ call(
 )  # fmt: skip
 call(
     "data", data.synthetic_clients, alpha=(1.0, NOT_NEGATIVE), beta=(1.0, NOT_NEGATIVE),
-    num_clients=(3, COUNT), per_client=(4, COUNT), seed=(0, SEED),
+    num_clients=(3, MANY), per_client=(4, MANY), seed=(0, SEED),
 )  # fmt: skip
 call(
-    "data", data.sequence_clients, num_clients=(3, COUNT), per_client=(4, COUNT),
-    strength=(0.5, number(least=0, most=1)), num_symbols=(4, whole(2)), length=(5, COUNT),
+    "data", data.sequence_clients, num_clients=(3, MANY), per_client=(4, MANY),
+    strength=(0.5, number(least=0, most=1)), num_symbols=(4, whole(2, 1000)),
+    length=(5, whole(1, 10_000)),
     seed=(0, SEED),
 )  # fmt: skip
 call(
@@ -480,6 +483,12 @@ def sampler() -> data.NegativeSampler:
     return data.NegativeSampler(log(), 0)
 
 
+@functools.cache
+def one_left_out() -> Split:
+    """The choices but for two of each user."""
+    return data.split_leave_one_out(log())
+
+
 COUNTS = array((2,), whole=True, least=0)
 LOG = pd.DataFrame(dict(who=[1, 1, 2], what=[3, 4, 3], when=[1, 2, 3]))
 call("data", data.positives, ratings=(ratings, THING), least=(4, either(number(most=5), NONE)))
@@ -530,9 +539,9 @@ call(
 call(
     "data",
     data.refuse_peeking,
-    sampler=(sampler, THING),
-    train=(log, THING),
-    held_out=(log, THING),
+    sampler=(lambda: data.NegativeSampler(one_left_out().train, 0), THING),
+    train=(lambda: one_left_out().train, THING),
+    held_out=(lambda: one_left_out().test, THING),
     negatives=(4, COUNT),
     rounds=(2, COUNT),
 )
@@ -632,7 +641,7 @@ call(
     examples=(lambda: [(np.ones((3, 2), "f"), np.ones(3, int))], THING),
 )
 LAYERS = {name: models.networks.dense(np.random.default_rng(0), 2, 2) for name in "ab"}
-PRIVATE = Kind(lambda v: False)
+PRIVATE = Kind(lambda v: isinstance(v, list) and v == ["a"])  # one layer of two
 call(
     "models",
     models.classifier,
@@ -664,16 +673,17 @@ for _f in (
 ):  # fmt: skip
     call("methods", _f, epochs=(1, COUNT))
 call("methods", methods.implicit_sum, l2=(0.1, POSITIVE), rate=(0.1, NOT_NEGATIVE))
-call("methods", methods.fed_prox, mu=(0.1, NOT_NEGATIVE), epochs=(1, COUNT))
-call("methods", methods.ditto, strength=(0.1, NOT_NEGATIVE), epochs=(1, COUNT))
+STRENGTH = either(NOT_NEGATIVE, Kind(callable))  # a function of the number of the round
+call("methods", methods.fed_prox, mu=(0.1, STRENGTH), epochs=(1, COUNT))
+call("methods", methods.ditto, strength=(0.1, STRENGTH), epochs=(1, COUNT))
 call(
-    "methods", methods.pfedme, strength=(0.1, NOT_NEGATIVE), rate=(0.1, NOT_NEGATIVE),
+    "methods", methods.pfedme, strength=(0.1, STRENGTH), rate=(0.1, NOT_NEGATIVE),
     local_rounds=(2, COUNT), epochs=(1, COUNT),
 )  # fmt: skip
 call("methods", methods.scaffold, num_clients=(5, COUNT), epochs=(1, COUNT))
 call(
-    "methods", methods.fed_dyn, num_clients=(5, COUNT), strength=(0.1, POSITIVE),
-    epochs=(1, COUNT),
+    "methods", methods.fed_dyn, num_clients=(5, COUNT),
+    strength=(0.1, either(POSITIVE, Kind(callable))), epochs=(1, COUNT),
 )  # fmt: skip
 call(
     "methods",
@@ -751,6 +761,7 @@ for _f, _model in (
     (per_client.build_process, lambda: models.ModelFn(SPEC)),
     (packed.build_packed_process, SPEC),
     (vectorized.build_vectorized_process, FUNCTIONAL),
+    (by_rows.build_rows_process, implicit.logistic_factorization(NUM_ITEMS, 3, seed=0)),
 ):
     call(
         "engines",
@@ -1339,11 +1350,11 @@ call(
     users=([1, 0], IDS),
 )
 # lists
-_table = dict(num_items=(30, COUNT), num_factors=(3, whole(1, 10_000)))
+_TABLE = dict(num_items=(30, COUNT), num_factors=(3, whole(1, 10_000)))
 call(
     "models",
     implicit.logistic_factorization,
-    **_table,
+    **_TABLE,
     item_stddev=(1.0, NOT_NEGATIVE),
     user_range=(0.1, either(NOT_NEGATIVE, NONE)),
     l2=(0.0, NOT_NEGATIVE),
@@ -1352,17 +1363,17 @@ call(
 call(
     "models",
     implicit.two_table_factorization,
-    **_table,
+    **_TABLE,
     independence=(0.1, NOT_NEGATIVE),
     sparsity=(0.1, NOT_NEGATIVE),
     seed=(0, SEED),
 )
 for _f in (implicit.one_class_factorization, implicit.pairwise_factorization):
-    call("models", _f, **_table, stddev=(0.1, NOT_NEGATIVE), seed=(0, SEED))
+    call("models", _f, **_TABLE, stddev=(0.1, NOT_NEGATIVE), seed=(0, SEED))
 call(
     "models",
     implicit.neural_factorization,
-    **_table,
+    **_TABLE,
     hidden=((4, 2), Kind(lambda v: isinstance(v, list) and v and all(is_whole(n, 1) for n in v))),
     stddev=(0.1, NOT_NEGATIVE),
     seed=(0, SEED),

@@ -45,8 +45,8 @@ def results(name: str) -> pd.DataFrame:
         TypeError: if the name is no text.
         FileNotFoundError: if they are not there, with the command that records them.
     """
-    place = folder()
-    file = place / f"{cut_short(text('name', name), 100)}.jsonl"
+    place, name = folder(), cut_short(text("name", name), 100)
+    file = place / f"{name}.jsonl"
     if not file.is_file():
         study = place.parent / "studies" / f"{name}.py"
         maker = "make results" if study.is_file() else "make bench"

@@ -85,16 +85,17 @@ IN_A_GRAPH = {  # called while TFF or TensorFlow traces a round, on their object
     *("stacked", "whole_model", "keep_whole_model", "train_whole", "toward", "shared", "equally"),
     *("zeros", "checked_strength", "keep_zeros", "predicting_weights", "strength_at"),
     *("normalization", "normalized", "OneClient", "RidgeUser", "AllCells"),
-    *("with_gram_matrix", "TwoTables", "ScoreThenItems", "KeepScoreAnd", "ridge_rows"),
+    *(
+        "with_tables",
+        "with_gram_matrix",
+        "TwoTables",
+        "ScoreThenItems",
+        "KeepScoreAnd",
+        "ridge_rows",
+    ),
     *("OwnItems", "weighted_rows", "with_second_table"),
 }
-NOT_YET = {  # new, and without odd values so far
-    *(
-        "build_rows_process",
-        "with_tables",
-    ),
-}
-NOT_TRIED = OTHERS_MAKE_IT | IN_A_GRAPH | NOT_YET
+NOT_TRIED = OTHERS_MAKE_IT | IN_A_GRAPH
 
 
 def public_functions():

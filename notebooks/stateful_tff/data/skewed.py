@@ -25,6 +25,7 @@ from ..checks import (
 from .ratings import DataError
 
 SKEWS = ("labels", "rotation", "concept")
+_MOST = 100_000  # clients, and examples of each: what is drawn one by one takes minutes
 
 
 def _strength(value) -> float:
@@ -147,8 +148,8 @@ def synthetic_clients(
     Args:
         alpha: how much the clients' classifiers differ, a variance.
         beta: how much their inputs differ, a variance.
-        num_clients: how many clients there are.
-        per_client: how many examples each has.
+        num_clients: how many clients there are, at most 100,000.
+        per_client: how many examples each has, at most 100,000.
         seed: decides everything.
 
     Returns:
@@ -156,8 +157,8 @@ def synthetic_clients(
         int64[per_client].
     """
     alpha, beta = finite_number("alpha", alpha, 0), finite_number("beta", beta, 0)
-    num_clients = whole_number("num_clients", num_clients, 1, 100_000)
-    per_client = whole_number("per_client", per_client, 1)
+    num_clients = whole_number("num_clients", num_clients, 1, _MOST)
+    per_client = whole_number("per_client", per_client, 1, _MOST)
     table_size("The inputs", num_clients * per_client, 60)
     rng = np.random.default_rng(seed_number("seed", seed))
     spread = np.sqrt(np.arange(1, 61) ** -1.2)
@@ -182,11 +183,11 @@ def sequence_clients(
     """Draws sequences from Markov chains that are partly everybody's and partly a client's own.
 
     Args:
-        num_clients: how many clients there are.
-        per_client: how many sequences each has.
+        num_clients: how many clients there are, at most 100,000.
+        per_client: how many sequences each has, at most 100,000.
         strength: the share of a client's transition probabilities that is its own, 0 to 1.
-        num_symbols: the size of the alphabet.
-        length: of an example.
+        num_symbols: the size of the alphabet, at most 1,000.
+        length: of an example, at most 10,000.
         seed: decides everything.
 
     Returns:
@@ -194,12 +195,10 @@ def sequence_clients(
         int64[per_client, length].
     """
     strength = _strength(strength)
-    num_clients = whole_number("num_clients", num_clients, 1)
-    per_client, length = (
-        whole_number("per_client", per_client, 1),
-        whole_number("length", length, 1),
-    )
-    num_symbols = whole_number("num_symbols", num_symbols, 2)
+    num_clients = whole_number("num_clients", num_clients, 1, _MOST)
+    per_client = whole_number("per_client", per_client, 1, _MOST)
+    length = whole_number("length", length, 1, 10_000)
+    num_symbols = whole_number("num_symbols", num_symbols, 2, 1_000)
     table_size("The sequences", num_clients * per_client, length, num_symbols)
     rng = np.random.default_rng(seed_number("seed", seed))
 
