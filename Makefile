@@ -84,6 +84,7 @@ bench: .venv/lock .venv-bench/lock .venv-fedjax/lock .venv-torch/lock  ## measur
 results: .venv/lock  ## repeat the long runs on MovieLens-1M; writes experiments/results and their figure
 	$(PYTHON) -m experiments.studies.convergence
 	$(PYTHON) -m experiments.studies.who_gains
+	$(PYTHON) -m experiments.studies.why_forgetting_helps
 	$(PYTHON) -m experiments.studies.as_in_one_place
 	$(PYTHON) -m experiments.studies.information_or_cache
 	$(PYTHON) -m experiments.studies.age_of_state
