@@ -160,7 +160,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", default="ml-1m")
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--protocols", nargs="+", default=["seen, random", "seen, time", "unseen"])
+    parser.add_argument("--protocols", nargs="*", default=["seen, random", "seen, time", "unseen"])
     parser.add_argument("--out", default=NAME)
     parser.add_argument("--without-levers", action="store_true")
     options = parser.parse_args()
