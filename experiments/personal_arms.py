@@ -34,6 +34,7 @@ from stateful_tff.stores import MemoryStore
 from stateful_tff.training import DivergenceError, UniformSampler, rounds
 
 CLIENTS, NEW, COHORT, BATCH, ROUNDS, EPOCHS = 50, 10, 10, 12, 40, 2
+ITEMS = 100  # of the two tasks with ids
 SEEN = CLIENTS - NEW
 VISITS = ROUNDS * COHORT // SEEN
 
@@ -54,8 +55,12 @@ class Population:
 NETWORKS = {
     "image": models.image_network,
     "normalized image": functools.partial(models.image_network, normalize=True),
+    "large image": functools.partial(models.image_network, 28),
+    "normalized large image": functools.partial(models.image_network, 28, normalize=True),
     "dense": functools.partial(models.dense_network, 60),
     "sequence": functools.partial(models.sequence_network, 8, 12),
+    "factorization": lambda private, seed: models.factorization_network(ITEMS, seed=seed),
+    "choice": lambda private, seed: models.choice_network(ITEMS, seed=seed),
 }
 
 
@@ -81,7 +86,13 @@ POPULATIONS = {
         "dense", lambda seed: data.synthetic_clients(1, 1, CLIENTS, per_client=35, seed=seed)
     ),
     "sequences": Population("sequence", lambda seed: data.sequence_clients(CLIENTS, seed=seed)),
+    "ratings": Population(
+        "factorization", lambda seed: data.rating_clients(CLIENTS, ITEMS, seed=seed)
+    ),
+    "choices": Population("choice", lambda seed: data.choice_clients(CLIENTS, ITEMS, seed=seed)),
+    "FEMNIST": Population("large image", lambda seed: data.femnist_clients(CLIENTS, seed=seed)),
 }
+OFFLINE = [name for name in POPULATIONS if name != "FEMNIST"]  # what needs no network
 
 
 @attrs.frozen
@@ -96,7 +107,7 @@ class Way:
         to_network: from the model's global and local weights to those of the network, for new
             clients and fine-tuning.
         fine_tunes: whether seen clients fine-tune before they predict.
-        private: the layers that are the clients' own.
+        private: the layers that are the clients' own; where x are ids, it is the user's vector.
         normalized: whether it is for networks with normalization, and for them alone.
         momentum: of the clients' private weights, whose optimizer then keeps its moments.
     """

@@ -272,6 +272,15 @@ call(
     length=(5, whole(1, 10_000)),
     seed=(0, SEED),
 )  # fmt: skip
+for _f, _least in ((data.rating_clients, 20), (data.choice_clients, 100)):
+    call(
+        "data", _f, num_clients=(9, whole(_least // 20, 100_000)),
+        num_items=(_least, whole(_least)), seed=(0, SEED),
+    )  # fmt: skip
+call(
+    "data", data.femnist_clients, num_clients=(2, whole(1, 2)), per_client=(4, whole(1, 10)),
+    seed=(0, SEED), source=(tff.simulation.datasets.emnist.get_synthetic, THING),
+)  # fmt: skip
 call(
     "data",
     lambda **a: data.split_examples([(np.ones((4, 2)), np.ones(4))] * 2, **a),
@@ -661,6 +670,14 @@ call(
 call(
     "models", models.sequence_network, num_symbols=(4, whole(2)), length=(3, COUNT),
     width=(4, COUNT), private=(["head"], PRIVATE), seed=(0, SEED),
+)  # fmt: skip
+call(
+    "models", models.factorization_network, num_items=(5, COUNT), num_stars=(3, whole(2)),
+    num_factors=(2, COUNT), private=(["user"], PRIVATE), seed=(0, SEED),
+)  # fmt: skip
+call(
+    "models", models.choice_network, num_items=(5, COUNT), num_factors=(2, COUNT),
+    width=(4, COUNT), private=(["user"], PRIVATE), seed=(0, SEED),
 )  # fmt: skip
 call("models", models.exchanged, model=(lambda: models.FunctionalModel(**FIRST), THING))
 FIRST = {name: value for name, (value, _) in _functional.items()}

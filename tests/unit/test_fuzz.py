@@ -70,7 +70,7 @@ OTHERS_MAKE_IT = {  # results, containers and bases of what is tried
     *("FederatedProcess", "CheckedRound", "Rows", "Batches", "Epoch", "Pass", "PaddedBatches"),
     *("MatrixFactorizationModel", "VariableFunctionalModel", "Worker", "Workers", "Channel"),
     *("has_fractions", "order_in_time", "checked_scale", "initializer_of"),
-    *("generators", "cuts", "split_by_part", "OverSeeds", "Classifier", "halves"),
+    *("generators", "cuts", "in_three", "split_by_part", "OverSeeds", "Classifier", "halves"),
     *("PairedMean", "choices", "penalties", "parts_of", "ImplicitSum"),
 }
 IN_A_GRAPH = {  # called while TFF or TensorFlow traces a round, on their objects
@@ -85,15 +85,9 @@ IN_A_GRAPH = {  # called while TFF or TensorFlow traces a round, on their object
     *("stacked", "whole_model", "keep_whole_model", "train_whole", "toward", "shared", "equally"),
     *("zeros", "checked_strength", "keep_zeros", "predicting_weights", "strength_at"),
     *("normalization", "normalized", "OneClient", "RidgeUser", "AllCells"),
-    *(
-        "with_tables",
-        "with_gram_matrix",
-        "TwoTables",
-        "ScoreThenItems",
-        "KeepScoreAnd",
-        "ridge_rows",
-    ),
-    *("OwnItems", "weighted_rows", "with_second_table"),
+    *("with_tables", "with_gram_matrix", "TwoTables", "ScoreThenItems", "KeepScoreAnd"),
+    *("ridge_rows", "OwnItems", "weighted_rows", "with_second_table", "RowTrainer", "is_plain"),
+    *("process_of_passes", "cohort_in_order"),
 }
 NOT_TRIED = OTHERS_MAKE_IT | IN_A_GRAPH
 

@@ -1,25 +1,36 @@
 """What the chapter on personal methods stands on: clients that differ, networks, error rates."""
 
+import urllib.error
+import urllib.request
+
+import attrs
 import numpy as np
 import pytest
 import tensorflow as tf
+import tensorflow_federated as tff
 
-from stateful_tff import models
+from stateful_tff import methods, models
 from stateful_tff.data import (
     DataError,
     ExampleDatasets,
+    choice_clients,
     deal_by_label,
     digit_clients,
+    femnist_clients,
+    rating_clients,
     sequence_clients,
     split_examples,
     synthetic_clients,
+    synthetic_log,
 )
+from stateful_tff.engines.vectorized import build_vectorized_process
 from stateful_tff.evaluation.clients import (
     error_rates,
     paired_errors,
     share_harmed,
     worst_tenth,
 )
+from stateful_tff.models import implicit
 from stateful_tff.models.networks import normalized
 
 
@@ -108,6 +119,10 @@ NETWORKS = {
         lambda **a: models.sequence_network(6, 7, **a), (["symbols"], ["recurrent", "head"]),
         np.tile(np.arange(7) % 6, (3, 1)), (3, 7, 6),
     ),
+    "factorization": (lambda **a: models.factorization_network(9, **a), (["user"], ["items"]),
+                      np.array([0, 8, 8]), (3, 5)),
+    "choice": (lambda **a: models.choice_network(9, **a), (["user"], ["head", "items"]),
+               np.array([0, 8, 8]), (3, 2)),
 }  # fmt: skip
 
 
@@ -193,6 +208,74 @@ def test_paired_errors_are_paired():
         paired_errors([first[0]], [second[0], second[1]])
 
 
+def test_the_factorization_is_that_of_chapter_2():
+    model, item = models.factorization_network(9, num_factors=3, seed=2), np.array([4, 0, 8])
+    (table,), (user,) = model.global_weights, model.local_weights
+    stars = 3 + table[item, 0] + user[0] + table[item, 1:] @ user[1:]  # from one
+    losses = model.example_losses([table], [user], item, np.array([0, 2, 4]))
+    np.testing.assert_allclose(losses, (stars - [1, 3, 5]) ** 2, rtol=1e-5)
+    table[4, 0], table[8, 0] = 1.4, -1.6
+    np.testing.assert_array_equal(model.scores([table], [user], item).numpy().argmax(1), [3, 2, 0])
+
+
+def test_the_choice_network_is_that_of_the_chapter_on_ranking():
+    model = models.choice_network(9, 4, width=6, private=["user"], seed=2)
+    other = implicit.neural_factorization(9, 4, (6,), seed=1)
+    other = attrs.evolve(other, global_weights=model.global_weights)
+    item, y = np.array([4, 0, 8]), np.array([0, 1, 1])
+    expected = other.example_losses(
+        other.global_weights, [model.local_weights[0][None]], item[:, None], np.float32(y)[:, None]
+    )
+    found = model.example_losses(model.global_weights, model.local_weights, item, y)
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
+def test_choices_stand_beside_as_many_others():
+    log, _ = synthetic_log(20, 150, seed=3)
+    clients = choice_clients(20, 150, seed=3)
+    for user, (x, y) in enumerate(clients):
+        chosen = log.table["item"][log.table["user"] == user]
+        assert len(np.unique(x)) == len(x) and y.sum() * 2 == len(y)
+        assert sorted(x[y == 1]) == sorted(chosen)
+
+
+def test_femnist_is_dealt_by_writer():
+    source = tff.simulation.datasets.emnist.get_synthetic()  # two writers, each digit once
+    clients = femnist_clients(2, 10, source=source)
+    for x, y in clients:
+        assert x.shape == (10, 784) and x.dtype == np.float32 and sorted(y) == list(range(10))
+        assert x.min() == 0 and x.max() == 1 and x.mean() < 0.5  # paper is 0, ink is 1
+    train, test = split_examples(clients, 0.6)
+    population = ExampleDatasets(train, 4, shuffle_seed=0)
+    network = models.image_network(28, private=["head"])
+    process = build_vectorized_process(methods.fed_per(), network, methods.sgd(1.0, 0.1, 0.1))
+    data, ids = process.inputs(population, [0, 1], 0)
+    assert data[0]["passes"][0].x.shape == (2, 2, 4, 784) and list(ids[0]) == [0, 1]
+    weights = [
+        [np.stack([w] * 2) for w in g] for g in (network.global_weights, network.local_weights)
+    ]
+    assert error_rates(network, *weights, test).shape == (2,)
+    with pytest.raises(DataError, match="0 writers have 11 images"):
+        femnist_clients(2, 11, source=source)
+
+
+def test_without_a_network_femnist_says_what_to_take(monkeypatch, tmp_path):
+    def refused(*args, **kwargs):
+        raise urllib.error.URLError("no route")
+
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setattr(urllib.request, "urlopen", refused)
+    with pytest.raises(DataError, match="FEMNIST cannot be downloaded .*take digit_clients"):
+        femnist_clients()
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
 def test_clients_of_every_kind_make_datasets():
-    for clients in (digit_clients(5, 10), synthetic_clients(num_clients=5), sequence_clients(5)):
+    for clients in (
+        digit_clients(5, 10),
+        synthetic_clients(num_clients=5),
+        sequence_clients(5),
+        rating_clients(5),
+        choice_clients(5),
+    ):
         assert len(ExampleDatasets(clients, 4, shuffle_seed=0)) == 5

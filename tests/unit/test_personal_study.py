@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from experiments import personal_arms as arms
-from experiments.personal_arms import POPULATIONS, WAYS, Run, Trial
+from experiments.personal_arms import OFFLINE, POPULATIONS, WAYS, Run, Trial, Way
+from experiments.studies import personal_methods
 from stateful_tff import methods
 from stateful_tff.engines.in_process import InThisProcess
 from stateful_tff.engines.vectorized import build_vectorized_process
@@ -48,3 +49,26 @@ def test_every_way_gets_as_many_trials_over_the_same_rates():
 def test_new_clients_are_not_among_those_that_train(run):
     taken = np.concatenate([run.sampler(number) for number in range(50)])
     assert set(taken) == set(range(arms.SEEN)) and arms.SEEN + arms.NEW == arms.CLIENTS
+
+
+def test_the_readers_method_is_one_more_line(monkeypatch):
+    population = POPULATIONS["synthetic(1, 1)"]
+    monkeypatch.setitem(WAYS, "mine", Way(lambda strength: methods.fed_per(arms.EPOCHS)))
+    assert "mine" in personal_methods.ways_for(population)
+    run = Run("mine", population, 3, arms.trials("mine", 1)[0])
+    before = run.errors()
+    after = run.train(6).errors()
+    assert after.shape == (arms.SEEN,) and after.mean() < before.mean()
+    assert run.bytes()["state"] == 4 * (32 * 10 + 10)
+
+
+def test_every_population_has_its_network():
+    for name in OFFLINE:
+        population = POPULATIONS[name]
+        network = arms.network_of(population.network, "head", 0)
+        clients = population.draw(1)
+        assert len(clients) == arms.CLIENTS
+        for x, y in clients[:3]:
+            scores = network.scores(network.global_weights, network.local_weights, x)
+            assert scores.shape[:-1] == y.shape and 0 <= y.min() <= y.max() < scores.shape[-1]
+    assert set(POPULATIONS) - set(OFFLINE) == {"FEMNIST"}

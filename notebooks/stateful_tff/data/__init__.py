@@ -4,6 +4,7 @@ Knows nothing of models, methods, engines, stores and TFF.
 """
 
 from .clients import ClientDatasets, DatasetsByClient, ExampleDatasets
+from .femnist import femnist_clients
 from .grouplens import download
 from .implicit import (
     ImplicitDatasets,
@@ -20,8 +21,10 @@ from .parsing import parse_movies, parse_ratings
 from .people import parse_users, read_users
 from .ratings import DataError, Ratings, index_ratings
 from .skewed import (
+    choice_clients,
     deal_by_label,
     digit_clients,
+    rating_clients,
     sequence_clients,
     split_examples,
     synthetic_clients,
@@ -45,9 +48,11 @@ __all__ = [
     "NegativeSampler",
     "Ratings",
     "Split",
+    "choice_clients",
     "deal_by_label",
     "digit_clients",
     "download",
+    "femnist_clients",
     "index_ratings",
     "load_ratings",
     "load_users",
@@ -56,6 +61,7 @@ __all__ = [
     "parse_users",
     "permutations",
     "positives",
+    "rating_clients",
     "read_log",
     "read_movielens",
     "read_table",

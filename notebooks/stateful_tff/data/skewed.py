@@ -22,7 +22,9 @@ from ..checks import (
     table_size,
     whole_number,
 )
+from .implicit import synthetic_log
 from .ratings import DataError
+from .synthetic import synthetic_ratings
 
 SKEWS = ("labels", "rotation", "concept")
 _MOST = 100_000  # clients, and examples of each: what is drawn one by one takes minutes
@@ -215,6 +217,51 @@ def sequence_clients(
             after = (draws > bounds[symbols[:, place]]).sum(axis=1)
             symbols[:, place + 1] = np.minimum(after, num_symbols - 1)
         clients.append((symbols[:, :-1].copy(), symbols[:, 1:].copy()))
+    return clients
+
+
+def rating_clients(
+    num_clients: int = 50, num_items: int = 60, *, seed: int = 0
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Draws `synthetic_ratings`, a client for each user.
+
+    Args:
+        num_clients: how many clients there are, each with 20 ratings or more.
+        num_items: how many movies there are, from 20 to 20 for each client.
+        seed: decides everything.
+
+    Returns:
+        For each client ids of movies, int64[n], and stars, int64[n], which count from 0.
+    """
+    ratings = synthetic_ratings(num_clients, num_items, seed)
+    columns = (ratings.table[name].to_numpy(np.int64) for name in ("item", "rating"))
+    item, stars = (np.split(column, ratings.bounds[1:-1]) for column in columns)
+    return [(x, y - 1) for x, y in zip(item, stars, strict=True)]
+
+
+def choice_clients(
+    num_clients: int = 50, num_items: int = 100, *, seed: int = 0
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Draws `synthetic_log`, a client for each user, with items that were not chosen beside it.
+
+    Each client has as many of these as it has choices, or all, drawn without replacement before
+    anything is held out. So what it trains on says nothing of which other items are held out.
+
+    Args:
+        num_clients: how many clients there are, each with 15 to 60 choices.
+        num_items: how many items there are, from 100 to 10,000.
+        seed: decides everything.
+
+    Returns:
+        For each client ids of items, int64[n], and a 1 for chosen or a 0, int64[n].
+    """
+    log, _ = synthetic_log(num_clients, num_items, seed)
+    rng, clients = np.random.default_rng([seed, 2]), []
+    for chosen in np.split(log.table["item"].to_numpy(np.int64), log.bounds[1:-1]):
+        others = np.setdiff1d(np.arange(log.num_items), chosen)
+        others = rng.choice(others, min(len(chosen), len(others)), replace=False)
+        y = np.repeat([1, 0], [len(chosen), len(others)])
+        clients.append((np.concatenate([chosen, others]), y))
     return clients
 
 

@@ -14,9 +14,11 @@ from .keras_model import (
 from .matrix_factorization import MatrixFactorization, matrix_factorization_model
 from .networks import (
     Classifier,
+    choice_network,
     classifier,
     dense_network,
     exchanged,
+    factorization_network,
     image_network,
     sequence_network,
 )
@@ -31,9 +33,11 @@ __all__ = [
     "UserEmbedding",
     "build_keras_model",
     "build_model_fn",
+    "choice_network",
     "classifier",
     "dense_network",
     "exchanged",
+    "factorization_network",
     "functional_keras_model",
     "functional_matrix_factorization",
     "global_model_variables",

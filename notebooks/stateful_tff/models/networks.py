@@ -33,6 +33,7 @@ def classifier(
     scores: Callable,
     private: Sequence[str],
     input_spec: Mapping[str, tf.TensorSpec],
+    losses: Callable = tf.nn.sparse_softmax_cross_entropy_with_logits,
 ) -> Classifier:
     """Returns a classifier whose layers are divided between the server and the clients.
 
@@ -44,6 +45,7 @@ def classifier(
             reported.
         private: the names of the layers that are the clients' own; at least one, and not all.
         input_spec: of `x` and `y`, which holds classes, whole numbers from 0.
+        losses: from classes and scores to the loss of each; left out, the cross entropy.
 
     Raises:
         TypeError: if `private` lists no names.
@@ -68,10 +70,9 @@ def classifier(
 
     def example_losses(global_weights, local_weights, x, y):
         further = []
-        logits = scores(joined(global_weights, local_weights), x, further)
-        losses = tf.nn.sparse_softmax_cross_entropy_with_logits(y, logits)
-        losses = tf.reduce_mean(tf.reshape(losses, [tf.shape(losses)[0], -1]), axis=1)
-        return losses + sum(extra - tf.stop_gradient(extra) for extra in further)
+        each = losses(y, scores(joined(global_weights, local_weights), x, further))
+        mean = tf.reduce_mean(tf.reshape(each, [tf.shape(each)[0], -1]), axis=1)
+        return mean + sum(extra - tf.stop_gradient(extra) for extra in further)
 
     return Classifier(
         *([weight for name in names for weight in layers[name]] for names in sides),
@@ -139,7 +140,7 @@ def image_network(
         normalize: whether each filter's outputs are `normalized`.
         seed: decides the first weights.
     """
-    side, rng = whole_number("side", side, 4), np.random.default_rng(seed_number("seed", seed))
+    side, rng = whole_number("side", side, 4), _generator(seed)
     whole_number("num_classes", num_classes, 2)
     filters, width = whole_number("filters", filters, 1), whole_number("width", width, 1)
     inside = side - 2
@@ -183,7 +184,7 @@ def dense_network(
         private: the clients' own layer, "hidden" or "head".
         seed: decides the first weights.
     """
-    rng = np.random.default_rng(seed_number("seed", seed))
+    rng = _generator(seed)
     width = whole_number("width", width, 1)
     layers = {
         "hidden": dense(rng, whole_number("num_inputs", num_inputs, 1), width),
@@ -215,7 +216,7 @@ def sequence_network(
         private: the clients' own layers, of "symbols", "recurrent" and "head".
         seed: decides the first weights.
     """
-    rng = np.random.default_rng(seed_number("seed", seed))
+    rng = _generator(seed)
     num_symbols = whole_number("num_symbols", num_symbols, 2)
     length, width = whole_number("length", length, 1), whole_number("width", width, 1)
     layers = {
@@ -234,6 +235,96 @@ def sequence_network(
 
     spec = tf.TensorSpec([None, length], tf.int64)
     return classifier(layers, scores, private, dict(x=spec, y=spec))
+
+
+def factorization_network(
+    num_items: int,
+    num_stars: int = 5,
+    num_factors: int = 8,
+    *,
+    private: Sequence[str] = ("user",),
+    seed: int = 0,
+) -> Classifier:
+    """Returns the factorization of chapter 2 as a classifier: the nearest number of stars.
+
+    The loss is the squared error in stars, and so the score of a class is minus its squared
+    distance to `(num_stars + 1) / 2 + b_i + b_u + q_i . p_u`.
+
+    Args:
+        num_items: how many items there are; `x` is int64[batch], their ids.
+        num_stars: the highest rating; `y` is int64[batch], from 0 for one star.
+        num_factors: the length of the vectors.
+        private: the clients' own layer, "items" or "user".
+        seed: decides the first weights.
+    """
+    num_items, rng = whole_number("num_items", num_items, 1), _generator(seed)
+    num_stars = whole_number("num_stars", num_stars, 2, 1_000)
+    num_factors = whole_number("num_factors", num_factors, 1, 10_000)
+    layers = {
+        "items": _small(rng, (num_items, num_factors + 1)),
+        "user": _small(rng, (num_factors + 1,)),
+    }
+
+    def scores(layers, x, losses):
+        items, (user,) = tf.gather(layers["items"][0], x), layers["user"]
+        stars = (num_stars - 1) / 2 + tf.linalg.matvec(items[:, 1:], user[1:])
+        stars += items[:, 0] + user[0]
+        return -((stars[:, None] - tf.range(num_stars, dtype=tf.float32)) ** 2)
+
+    def squared_errors(y, scores):
+        return -tf.reduce_sum(tf.one_hot(y, num_stars) * scores, axis=1)
+
+    spec = tf.TensorSpec([None], tf.int64)
+    return classifier(layers, scores, private, dict(x=spec, y=spec), squared_errors)
+
+
+def choice_network(
+    num_items: int,
+    num_factors: int = 8,
+    *,
+    width: int = 16,
+    private: Sequence[str] = ("user",),
+    seed: int = 0,
+) -> Classifier:
+    """Returns the network of FedNCF with one hidden layer: was this item chosen, yes or no?
+
+    It is `implicit.neural_factorization` with scores for two classes, of which the first is zero.
+
+    Args:
+        num_items: how many items there are; `x` is int64[batch], their ids, `y` 0 or 1.
+        num_factors: the length of the vectors.
+        width: of the hidden layer.
+        private: the clients' own layers, of "items", "tower", "head" and "user".
+        seed: decides the first weights.
+    """
+    num_items, rng = whole_number("num_items", num_items, 1), _generator(seed)
+    k, width = whole_number("num_factors", num_factors, 1, 10_000), whole_number("width", width, 1)
+    layers = {
+        "items": _small(rng, (num_items, k)),
+        "tower": dense(rng, 2 * k, width),
+        "head": dense(rng, k + width, 1),
+        "user": _small(rng, (k,)),
+    }
+
+    def scores(layers, x, losses):
+        items, (user,) = tf.gather(layers["items"][0], x), layers["user"]
+        pair = tf.concat([items, tf.zeros_like(items) + user], axis=1)
+        tower = tf.nn.relu(_affine(pair, layers["tower"]))
+        logits = _affine(tf.concat([items * user, tower], axis=1), layers["head"])
+        return tf.concat([tf.zeros_like(logits), logits], axis=1)
+
+    spec = tf.TensorSpec([None], tf.int64)
+    return classifier(layers, scores, private, dict(x=spec, y=spec))
+
+
+def _generator(seed: int):
+    return np.random.default_rng(seed_number("seed", seed))
+
+
+def _small(rng, shape: tuple) -> list[np.ndarray]:
+    """Returns the first weights of a table or a vector, a list of one."""
+    table_size("A table", *shape)
+    return [rng.normal(0, 0.1, shape).astype(np.float32)]
 
 
 def _affine(values, layer: list):
