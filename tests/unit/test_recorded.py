@@ -1,6 +1,7 @@
 """Recorded results are read as they were written, and a missing file is told in words."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -31,6 +32,31 @@ def test_what_chapters_print_is_recorded():
     printed = {name for name in STUDIES if f'\\"{name}\\"' in code}
     assert printed and printed <= {file.stem for file in FILES}
     assert all(json.loads(line) for line in FILES[0].read_text().splitlines())
+
+
+def test_results_say_what_they_were_recorded_on():
+    text = recorded.origin(recorded.results("who_gains"))
+    assert "ml-1m, checksum fe49622134ab\n(not the official file: 73.7% of its time" in text
+    assert "synthetic, checksum" in text and text.splitlines()[-1].startswith("commit ")
+    with pytest.raises(ValueError, match="no columns commit and date"):
+        recorded.origin(recorded.results("who_gains")[["value"]])
+    with pytest.raises(TypeError, match="Give a table of results"):
+        recorded.origin([1])
+
+
+CHAPTERS = sorted((ROOT / "notebooks").glob("[0-9]*.ipynb"))
+PAGE = (ROOT / "book" / "execution_status.md").read_text("utf-8")
+
+
+@pytest.mark.parametrize("chapter", CHAPTERS, ids=[path.stem for path in CHAPTERS])
+def test_a_chapter_that_prints_a_study_says_what_it_was_recorded_on(chapter):
+    cells = json.loads(chapter.read_text("utf-8"))["cells"]
+    code = "".join("".join(c["source"]) for c in cells if c["cell_type"] == "code")
+    for name in re.findall(r'results\("(\w+)"\)', code):
+        assert f"`{name}`" in PAGE, f"the page on execution does not list {name}"
+        table = recorded.results(name)
+        if "data_checksum" in table and table["data_checksum"].isin(recorded.COPIES).any():
+            assert "origin(" in code
 
 
 @pytest.fixture
