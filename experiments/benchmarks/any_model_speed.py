@@ -11,10 +11,10 @@ minutes.
 """
 
 import argparse
-import time
 
 import numpy as np
 
+from experiments.benchmarks.cohort_speed import best
 from experiments.benchmarks.outside import ask
 from experiments.record import Recorder
 
@@ -38,17 +38,6 @@ def population() -> ExampleDatasets:
     counts = rng.integers(20, 201, CLIENTS)
     examples = [(rng.random((n, 64), np.float32), rng.integers(0, 10, n)) for n in counts]
     return ExampleDatasets(examples, BATCH, shuffle_seed=0)
-
-
-def best(function, repeats: int = REPEATS) -> float:
-    """The seconds of the fastest of some calls, after one that compiles."""
-    function()
-    seconds = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        function()
-        seconds.append(time.perf_counter() - start)
-    return min(seconds)
 
 
 def fed_jax(python, model, clients) -> tuple[float, np.ndarray]:

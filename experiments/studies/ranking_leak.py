@@ -13,7 +13,13 @@ weights. STATEFUL_TFF_DATA names the folder or the zip of MovieLens-1M; on other
 """
 
 import argparse
+import multiprocessing
+import os
 import time
+from concurrent.futures import ProcessPoolExecutor
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # two processes at a time, on two cores
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 from experiments.record import Recorder
 
@@ -32,7 +38,7 @@ from stateful_tff.models import implicit
 from stateful_tff.stores import MemoryStore
 from stateful_tff.training import UniformSampler, rounds
 
-NAME = "ranking_leak"
+NAME, THREADS = "ranking_leak", 1
 SHOWN = (1, 2, 3, 4, 5, 10, 20, 30, 50, 70, 100)
 RELEASED, HONEST = "as released", "honest"
 
@@ -71,7 +77,7 @@ def pfedrec_run(task: Task, negatives: str):
     log, train, sampler = task.log, task.split.train, task.samplers[negatives]
     model = implicit.logistic_factorization(log.num_items, 32, seed=task.seed)
     rates = sgd(1.0, 0.1 * log.num_items * 80, 0.1)
-    process = InThisProcess(build_rows_process(pfedrec(SCORES), model, rates))
+    process = InThisProcess(build_rows_process(pfedrec(SCORES), model, rates), THREADS)
     clients = data.ImplicitDatasets(train, 256, sampler=sampler, shuffle_seed=task.seed)
     store = MemoryStore(process, log.num_users)
     everyone = UniformSampler(log.num_users, log.num_users, task.seed)
@@ -90,7 +96,7 @@ def fed_rap_run(task: Task, negatives: str):
     """Yields after each round the scores of FedRAP: private table plus the server's."""
     log, train, sampler = task.log, task.split.train, task.samplers[negatives]
     model = implicit.two_table_factorization(log.num_items, 32, seed=task.seed)
-    process = InThisProcess(build_rows_process(fed_rap(), model, fed_rap_rates()))
+    process = InThisProcess(build_rows_process(fed_rap(), model, fed_rap_rates()), THREADS)
     clients = data.ImplicitDatasets(train, 2048, sampler=sampler, shuffle_seed=task.seed)
     store = MemoryStore(process, log.num_users)
     everyone = UniformSampler(log.num_users, log.num_users, task.seed)
@@ -104,6 +110,29 @@ def fed_rap_run(task: Task, negatives: str):
 RUNS = {"counter": (counter, 100), "PFedRec": (pfedrec_run, 100), "FedRAP": (fed_rap_run, 30)}
 
 
+def users_of(log, count: int):
+    """Returns the choices of the first users."""
+    table = log.table[log.table["user"] < count]
+    return attrs.evolve(log, table=table, user_ids=log.user_ids[:count])
+
+
+def side(name: str, kind: str, some, last: int) -> tuple[dict, float]:
+    """Runs a method with one kind of negatives.
+
+    Returns:
+        By round, method and metric what each user gets, and the seconds of CPU.
+    """
+    task, start, found = Task(some, 0), time.process_time(), {}
+    for number, scores in zip(range(1, last + 1), RUNS[name][0](task, kind), strict=False):
+        if number in SHOWN or number == last:
+            hits = {method: task.hits(each) for method, each in scores.items()}
+            found[number] = {
+                method: dict(zip(("HR@10 of 99", "NDCG@10 of 99"), both, strict=True))
+                for method, both in hits.items()
+            }
+    return found, time.process_time() - start
+
+
 def main() -> None:
     """Runs each method both ways side by side, and records the curve over rounds."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -111,40 +140,43 @@ def main() -> None:
     parser.add_argument("--runs", nargs="+", default=list(RUNS), choices=list(RUNS))
     parser.add_argument("--rounds", type=int, default=None, help="the most of each run")
     parser.add_argument("--users", type=int, default=1510, help="of FedRAP, whose states are large")
+    parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--out", default=NAME)
     options = parser.parse_args()
     log = data.positives(data.load_ratings(options.data))
     recorder = Recorder(options.out, log, keep=lambda row: row["run"] not in options.runs)
-    for name in options.runs:
-        run, most = RUNS[name]
-        some = log
-        if name == "FedRAP" and options.users < log.num_users:
-            table = log.table[log.table["user"] < options.users]
-            some = attrs.evolve(log, table=table, user_ids=log.user_ids[: options.users])
-        task, start = Task(some, 0), time.process_time()
-        sides = {kind: run(task, kind) for kind in (RELEASED, HONEST)}
-        last = min(options.rounds or most, most)
-        for number in range(1, last + 1):
-            found = {kind: next(side) for kind, side in sides.items()}
-            if number not in SHOWN and number != last:
-                continue
-            fields = dict(data=log.name, protocol="leave one out", run=name, rounds=number)
-            fields |= dict(users=some.num_users, seed=0, cpu_seconds=time.process_time() - start)
-            for method in found[HONEST]:
-                hits = {kind: task.hits(scores[method]) for kind, scores in found.items()}
-                for which, metric in enumerate(("HR@10 of 99", "NDCG@10 of 99")):
-                    for kind, both in hits.items():
-                        recorder.write(
-                            **fields, method=method, negatives=kind, metric=metric,
-                            value=float(both[which].mean()),
-                        )  # fmt: skip
-                    pair = lists.paired_mean([hits[RELEASED][which]], [hits[HONEST][which]])
-                    recorder.write(
-                        **fields, method=method, negatives=f"{RELEASED} minus {HONEST}",
-                        metric=f"{metric}, difference", value=pair.value, low=pair.low,
-                        high=pair.high,
-                    )  # fmt: skip
+    context, calls = multiprocessing.get_context("spawn"), {}
+    with ProcessPoolExecutor(options.workers, mp_context=context) as pool:
+        for name in options.runs:
+            few = name == "FedRAP" and options.users < log.num_users
+            some, most = users_of(log, options.users) if few else log, RUNS[name][1]
+            last = min(options.rounds or most, most)
+            calls[name] = (
+                some,
+                [pool.submit(side, name, kind, some, last) for kind in (RELEASED, HONEST)],
+            )
+        for name, (some, pair) in calls.items():
+            (released, seconds), (honest, more) = (call.result() for call in pair)
+            fields = dict(data=log.name, protocol="leave one out", run=name, users=some.num_users)
+            fields |= dict(seed=0, cpu_seconds=seconds + more)
+            for number, methods in released.items():
+                for method, metrics in methods.items():
+                    write(recorder, fields | dict(rounds=number, method=method),
+                          {RELEASED: metrics, HONEST: honest[number][method]})  # fmt: skip
     recorder.finish()
+
+
+def write(recorder: Recorder, fields: dict, sides: dict) -> None:
+    """Records one method after some rounds: both kinds of negatives, and their difference."""
+    for metric in sides[HONEST]:
+        for kind, metrics in sides.items():
+            value = float(metrics[metric].mean())
+            recorder.write(**fields, negatives=kind, metric=metric, value=value)
+        pair = lists.paired_mean([sides[RELEASED][metric]], [sides[HONEST][metric]])
+        recorder.write(
+            **fields, negatives=f"{RELEASED} minus {HONEST}", metric=f"{metric}, difference",
+            value=pair.value, low=pair.low, high=pair.high,
+        )  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -34,3 +34,10 @@ class RowTrainer(FunctionalTrainer):
             else:
                 after.append(next(moved))
         return state, tuple(after)
+
+    def touched_rows(self, data, num_rows: int):
+        """Returns a one for each row id in `x` of a batch, without a column for each row."""
+        real = tf.sequence_mask(data.sizes, tf.shape(data.x)[1], tf.float32)
+        rows = tf.reshape(tf.cast(data.x, tf.int64), [-1, 1])
+        often = tf.reshape(real[:, :, None] * tf.ones_like(data.x, tf.float32), [-1])
+        return tf.minimum(tf.scatter_nd(rows, often, tf.cast([num_rows], tf.int64)), 1.0)
