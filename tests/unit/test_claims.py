@@ -1,9 +1,16 @@
 """What chapter 8 says of recorded results holds in them: signs, intervals and the numbers."""
 
+import json
+import re
+from pathlib import Path
+
 import numpy as np
+import pandas as pd
 import pytest
 
 from stateful_tff.recorded import results
+
+ROOT = Path(__file__).parents[2]
 
 
 def rows(study, **fields):
@@ -98,3 +105,44 @@ def test_rounds_reach_training_in_one_place(protocol):
         "as_in_one_place", "federated and drift", "federated", protocol=protocol
     )
     assert with_drift["high"] < -0.002
+
+
+CHAPTER = json.loads((ROOT / "notebooks" / "08_information_or_cache.ipynb").read_text("utf-8"))
+TEXT = " ".join(
+    " ".join("".join(cell["source"]).split())
+    for cell in CHAPTER["cells"]
+    if cell["cell_type"] == "markdown"
+)
+STUDIES = [
+    name
+    for name in ("information_or_cache", "as_in_one_place", "equal_budgets", "kinds_of_state")
+    if (ROOT / "experiments" / "results" / f"{name}.jsonl").exists()
+]
+
+
+def test_every_value_with_an_interval_in_chapter_8_is_a_recorded_one():
+    number = r"([+-]?\d+\.\d+)"
+    pattern = rf"{number}\**(?: stars)? \((?:95% interval )?{number} to {number}\)"
+    found = re.findall(pattern, TEXT)
+    assert len(found) >= 6
+    table = pd.concat([results(name) for name in STUDIES])
+    table = table[table["metric"].str.contains("difference")]
+    recorded = np.abs(table[["value", "low", "high"]].dropna().to_numpy(float))
+    recorded = np.concatenate([recorded, recorded[:, [0, 2, 1]]])  # a difference the other way
+    for triple in found:
+        digits = len(triple[0].partition(".")[2])
+        apart = np.abs(recorded - np.abs([float(text) for text in triple])).max(axis=1)
+        assert apart.min() <= 0.51 * 10**-digits, triple
+
+
+def test_passes_hurt_a_vector_that_knows_more_than_the_device():
+    row = difference(
+        "information_or_cache",
+        "kept, window 1, 0 before serving",
+        "kept, window 1, 6 before serving",
+        part="windows",
+    )
+    assert row["high"] < -0.002
+    for tenths in (2, 5):  # what the text gives without an interval
+        assert window(tenths)["high"] < 0
+        assert f"{-window(tenths)['value']:.4f}" in TEXT
