@@ -324,7 +324,7 @@ def study(name: str, options) -> dict:
                     pair = lists.paired_mean([each], [of_users[metric]])
                     rows.append(
                         dict(
-                            seed=seed, state=f"lost, {visits} visits later", minus="kept",
+                            seed=seed, state="lost", visits=visits, minus="kept",
                             metric=f"{metric}, difference", value=pair.value, low=pair.low,
                             high=pair.high, verdict=pair.verdict,
                         )
