@@ -15,7 +15,7 @@ export STATEFUL_TFF_DATA := $(shell realpath "$(STATEFUL_TFF_DATA)")
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help book test lint export repository lock bench results doctor clean
+.PHONY: help book test lint export repository lock bench results editions doctor clean
 .PHONY: test-helper test-notebooks test-half-stars test-site test-colab
 
 help:  ## list the targets
@@ -25,6 +25,9 @@ help:  ## list the targets
 book: .venv/lock  ## execute the chapters that changed and build the site in _build/html
 	$(PYTHON) tools/refresh_cache.py
 	.venv/bin/jupyter-book build . -W -n --keep-going --quiet || { rm -rf _build/.doctrees; exit 1; }
+	$(PYTHON) tools/editions.py _build/editions
+	cp _build/editions/colab/*.ipynb _build/html/_sources/notebooks/
+	cp _build/editions/notebooks.zip _build/html/
 	@$(PYTHON) tools/print_times.py
 	@echo "The book is ready: _build/html/index.html"
 
@@ -95,6 +98,9 @@ results: .venv/lock  ## repeat the long runs on MovieLens-1M; writes experiments
 	$(PYTHON) -m experiments.studies.ranking_methods
 	$(PYTHON) tools/draw_result.py
 
+editions: .venv/lock  ## write notebooks that stand alone: for Colab, students and teachers
+	$(PYTHON) tools/editions.py _build/editions
+
 doctor: .venv/lock  ## print the versions that matter and run one federated mean
 	@$(PYTHON) -c "from stateful_tff import session; session.doctor()"
 
@@ -105,6 +111,7 @@ lock: .venv/lock  ## resolve requirements.in into requirements.txt, here and for
 	.venv/bin/uv pip compile experiments/benchmarks/requirements.in \
 	  --output-file experiments/benchmarks/requirements.txt --universal --python-version 3.11 \
 	  --generate-hashes --upgrade --quiet --custom-compile-command "make lock"
+	$(PYTHON) tools/runtime_lock.py
 
 # The environment: made when missing, made again when the lock says something else.
 .venv/lock: requirements.txt

@@ -5,6 +5,7 @@ served on 127.0.0.1; everything else is out of reach, so a page that needs the n
 """
 
 import functools
+import json
 import os
 import re
 from pathlib import Path
@@ -94,6 +95,15 @@ def test_links_lead_somewhere(page):
             if not soup(target).find(id=unquote(anchor)):
                 broken.append(href)
     assert broken == []
+
+
+@pytest.mark.parametrize("page", CHAPTERS)
+def test_the_download_button_gives_a_notebook_that_stands_alone(page):
+    (link,) = {a["href"] for a in soup(page).select("a[href$='.ipynb']")}
+    file = SITE / unquote(urljoin(page, link))
+    sources = ["".join(cell["source"]) for cell in json.loads(file.read_text("utf-8"))["cells"]]
+    assert sum("BOOK = " in text for text in sources) == 1
+    assert not [text for text in sources if "{term}" in text or text.startswith(":::")]
 
 
 @pytest.mark.parametrize("page", CHAPTERS)

@@ -10,7 +10,7 @@ import os
 import re
 from pathlib import Path
 
-LOCK = Path(__file__).resolve().parents[3] / "requirements.txt"
+LOCK = Path(__file__).resolve().parents[3] / "requirements-run.txt"
 # What others set for their own installations would change ours.
 NOT_OURS = {
     *("UV_SYSTEM_PYTHON", "UV_PYTHON", "UV_CONSTRAINT", "UV_BUILD_CONSTRAINT", "UV_OVERRIDE"),
