@@ -15,7 +15,7 @@ export STATEFUL_TFF_DATA := $(shell realpath "$(STATEFUL_TFF_DATA)")
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help book test lint export repository lock bench results editions doctor clean
+.PHONY: help book test lint export repository lock bench results editions pdf bundle doctor clean
 .PHONY: test-helper test-notebooks test-half-stars test-site test-colab
 
 help:  ## list the targets
@@ -100,6 +100,14 @@ results: .venv/lock  ## repeat the long runs on MovieLens-1M; writes experiments
 
 editions: .venv/lock  ## write notebooks that stand alone: for Colab, students and teachers
 	$(PYTHON) tools/editions.py _build/editions
+
+pdf: .venv/lock  ## print the built site as one PDF, with links: _build/stateful_tff.pdf
+	$(PYTHON) tools/print_book.py _build/html _build/stateful_tff.pdf
+
+bundle: .venv/lock  ## pack the built site and the notebooks that stand alone, for use offline
+	rm -f _build/stateful_tff.zip
+	cd _build && ../$(PYTHON) -m zipfile -c stateful_tff.zip html editions
+	@ls -lh _build/stateful_tff.zip
 
 doctor: .venv/lock  ## print the versions that matter and run one federated mean
 	@$(PYTHON) -c "from stateful_tff import session; session.doctor()"
