@@ -49,7 +49,10 @@ def article(site: Path, page: str, known: set[str], solutions: bool):
     for tag in text.select(SCREEN_ONLY + ("" if solutions else ", .solution")):
         tag.decompose()
     for tag in text.select("[id]"):
-        tag["id"] = anchor(page, tag["id"])
+        if tag["id"] in ("exercise-content", "solution-content"):
+            del tag["id"]  # the same in every exercise, and no link leads there
+        else:
+            tag["id"] = anchor(page, tag["id"])
     for tag in text.select("img[src]"):
         tag["src"] = urljoin(page, tag["src"])
         tag["loading"] = "eager"
