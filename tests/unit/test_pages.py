@@ -134,6 +134,19 @@ def test_every_page_is_in_the_table_of_contents():
     assert there <= listed
 
 
+def test_every_chapter_has_a_card_for_teachers():
+    """Each with its parts, and with exercises of its own chapter."""
+    page = text_of(ROOT / "book" / "teaching.md")
+    cards = dict(re.findall(r"(?ms)^### (\d+) · .*?\n(.*?)(?=^##)", page))
+    chapters = sorted((ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb"))
+    assert [int(number) for number in cards] == [int(path.name[:2]) for path in chapters]
+    for number, card in cards.items():
+        for part in ("Outcomes", "Misconception:", "Live:", "Skip:", "Discuss:"):
+            assert f"**{part}" in card, (number, part)
+        for exercise in re.findall(r"\b(\d+)\.[123]\b", card):
+            assert exercise == number
+
+
 def test_every_target_of_make_on_the_install_page_exists():
     targets = set(re.findall(r"(?m)^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8")))
     for path in [*PAGES, ROOT / "CONTRIBUTING.md"]:
