@@ -70,7 +70,8 @@ OTHERS_MAKE_IT = {  # results, containers and bases of what is tried
     *("FederatedProcess", "CheckedRound", "Rows", "Batches", "Epoch", "Pass", "PaddedBatches"),
     *("MatrixFactorizationModel", "VariableFunctionalModel", "Worker", "Workers", "Channel"),
     *("has_fractions", "order_in_time", "checked_scale", "initializer_of"),
-    *("generators", "cuts", "in_three", "split_by_part", "OverSeeds", "Classifier", "halves"),
+    *("generators", "cuts", "in_three", "refuse_users", "split_by_part", "OverSeeds"),
+    *("Classifier", "halves"),
     *("PairedMean", "choices", "penalties", "parts_of", "ImplicitSum"),
 }
 IN_A_GRAPH = {  # called while TFF or TensorFlow traces a round, on their objects

@@ -22,7 +22,7 @@ from ..checks import (
 )
 from .clients import DatasetsByClient
 from .ratings import DataError, Ratings
-from .splits import Split, in_three, split_by_part
+from .splits import Split, in_three, refuse_users, split_by_part
 from .tables import read_table
 
 
@@ -89,13 +89,7 @@ def split_leave_one_out(log: Ratings, seed: int = 0) -> Split:
         DataError: if a user has fewer, or all choices of each user bear one time.
     """
     counts = np.diff(log.bounds)
-    few = (counts > 0) & (counts < 3)
-    if few.any():
-        user = few.argmax()
-        raise DataError(
-            f"user {log.user_ids[user]} has {counts[user]} choices, too few for three parts; leave "
-            "such users out with select."
-        )
+    refuse_users("choices", log, (counts > 0) & (counts < 3))
     log.check_times()
     order, part = log.in_time(seed_number("seed", seed)), np.zeros(len(log), np.int8)
     ends = log.bounds[1:][counts > 0]

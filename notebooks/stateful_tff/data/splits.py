@@ -69,6 +69,25 @@ def in_three(what: str, count: int, train: float, validation: float) -> np.ndarr
     return np.repeat(np.arange(3, dtype=np.int8), [first, second - first, count - second])
 
 
+def refuse_users(what: str, ratings: Ratings, too_few: np.ndarray) -> None:
+    """Refuses ratings in which a user has too few for three parts.
+
+    Args:
+        what: what the ratings are, for the message.
+        ratings: of all users.
+        too_few: bool[num_users].
+
+    Raises:
+        DataError: naming the first such user.
+    """
+    if too_few.any():
+        u = too_few.argmax()
+        raise DataError(
+            f"user {ratings.user_ids[u]} has {np.diff(ratings.bounds)[u]} {what}, too few for "
+            "three parts; leave such users out with select."
+        )
+
+
 def split_by_time(
     ratings: Ratings, train: float = 0.8, validation: float = 0.1, seed: int = 0
 ) -> Split:
@@ -93,12 +112,7 @@ def split_by_time(
     counts = np.diff(ratings.bounds)
     first, second = cuts(counts, train, validation)
     too_few = (counts > 0) & ((first == 0) | (first == second) | (second == counts))
-    if too_few.any():
-        u = too_few.argmax()
-        raise DataError(
-            f"user {ratings.user_ids[u]} has {counts[u]} ratings, too few for three parts; "
-            "leave such users out with ratings.select."
-        )
+    refuse_users("ratings", ratings, too_few)
     ratings.check_times()
     order = ratings.in_time(seed)
     if (order[1:] < order[:-1]).any():
