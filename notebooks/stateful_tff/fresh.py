@@ -101,8 +101,11 @@ def serve() -> None:
             answer = True, context.invoke(computation, argument)
         except Exception as error:
             answer = False, RuntimeError(f"{type(error).__name__}: {error}")
-        pickle.dump(answer, answers)
-        answers.flush()
+        try:
+            pickle.dump(answer, answers)
+            answers.flush()
+        except BrokenPipeError:  # who asked has ended
+            os._exit(0)
 
 
 def _send_structures(tff) -> None:

@@ -505,6 +505,12 @@ def test_times_far_apart_are_sorted_all_the_same(times):
         ("item", [-1, 0], "Row 0 has item -1"),
         ("item", [0.0, 1.0], "Column item holds float64"),
         ("timestamp", [1.5, 2.5], "Column timestamp holds float64"),
+        (
+            "timestamp",
+            np.array([5, 2**63], np.uint64),
+            "Row 1 has the timestamp 9223372036854775808",
+        ),
+        ("timestamp", pd.array([5, None], "Int64"), "Column timestamp holds object"),
         ("timestamp", None, "no column timestamp"),
     ],
 )
@@ -514,6 +520,17 @@ def test_a_table_by_hand_is_checked(column, value, words):
     items = pd.DataFrame({"movie_id": [1, 2], "title": "", "genres": ""})
     with pytest.raises(DataError, match=words):
         Ratings("made", table, np.arange(2), items)
+
+
+@pytest.mark.parametrize("kind", [np.int8, np.uint8, np.uint16, np.uint32, np.uint64, np.int16])
+def test_small_and_unsigned_numbers_in_a_table_do_not_wrap(kind):
+    owner, times = np.array([0, 0, 100], kind), np.array([120, 2, 120], kind)
+    table = pd.DataFrame({"user": owner, "item": owner, "rating": 3.0, "timestamp": times})
+    items = pd.DataFrame({"movie_id": np.arange(300), "title": "", "genres": ""})
+    made = Ratings("made", table, np.arange(300), items)
+    assert made.bounds.tolist() == [0] + [2] * 100 + [3] * 200
+    assert made.table["timestamp"].diff().tolist()[1:] == [-118, 118]
+    assert {made.table[name].dtype for name in ("user", "item", "timestamp")} == {np.dtype(int)}
 
 
 @pytest.mark.parametrize("rows", [[True], [0.5], [[0]], [-1], [10**6], ["a"], [0, 1, 1, 0]])

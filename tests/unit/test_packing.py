@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from random_ratings import NUM_USERS, random_ratings
 
 from stateful_tff.data import ClientDatasets, DataError
+from stateful_tff.engines import packing
 from stateful_tff.engines.packing import (
     BLOCK,
     PackedRatings,
@@ -179,3 +180,16 @@ def test_bad_cohorts_are_refused(cohort, error, message):
 def test_bad_round_numbers_are_refused(round_num, error):
     with pytest.raises(error, match="round_num"):
         shards([PackedRatings(rating_clients())], [Phase()], [0], round_num, 1)
+
+
+def test_a_bar_tells_of_packing_that_takes_over_two_seconds(monkeypatch):
+    shown = []
+
+    def noted(steps, what, delay):
+        shown.append((what, len(steps), delay))
+        return steps
+
+    monkeypatch.setattr(packing, "progress", noted)
+    clients = rating_clients()
+    shards([PackedRatings(clients)], [Phase(BOTH)], range(NUM_USERS), 0, 3)
+    assert shown == [("Packing ratings", 2, 2), ("Packing ratings", 3, 2)]

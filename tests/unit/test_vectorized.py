@@ -1,6 +1,7 @@
 """Vectorized rounds of functional models against rounds of one client at a time."""
 
 import functools
+import re
 
 import attrs
 import numpy as np
@@ -186,10 +187,15 @@ def test_keras_models_that_are_not_supported_are_refused():
     penalized(np.ones((1, 2), np.float32))
     with pytest.raises(ValueError, match="penalties"):
         functional_keras_model(penalized, penalized.trainable_variables[:1], squared, spec)
-    normalized = tf.keras.Sequential([tf.keras.layers.BatchNormalization()])
+    layers = tf.keras.layers
+    inner = tf.keras.Sequential([layers.BatchNormalization(name="of_batches"), layers.Dense(2)])
+    normalized = tf.keras.Sequential([inner, layers.Dense(1, name="frozen", trainable=False)])
     normalized(np.ones((1, 2), np.float32))
-    with pytest.raises(ValueError, match="weights that are not trained"):
+    named = re.escape("in of_batches (BatchNormalization), frozen (Dense); a functional model")
+    with pytest.raises(ValueError, match=named):
         functional_keras_model(normalized, normalized.trainable_variables[:1], squared, spec)
+    kept = tf.keras.Sequential([layers.LayerNormalization(input_shape=(2,)), layers.Dense(1)])
+    functional_keras_model(kept, kept.trainable_variables[:1], squared, spec)
     model = small_keras_model()
     for variables in ([], [tf.Variable(0.0)]):
         with pytest.raises(ValueError, match="model's own variables"):

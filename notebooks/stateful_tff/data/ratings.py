@@ -52,6 +52,8 @@ class Ratings:
         missing = [c for c in ("user", "item", "rating", "timestamp") if c not in self.table]
         if missing:
             raise DataError(f"The table of ratings has no column {missing[0]}; add it.")
+        for column in ("user", "item", "timestamp"):
+            self._widen(column)
         for column, size in (("user", self.num_users), ("item", self.num_items)):
             ids = self.table[column].to_numpy()
             if not np.issubdtype(ids.dtype, np.integer):
@@ -67,10 +69,9 @@ class Ratings:
         if (user[1:] < user[:-1]).any():
             row = int((user[1:] < user[:-1]).argmax()) + 1
             raise DataError(f"Row {row} is of an earlier user than the row before; sort by user.")
-        if not np.issubdtype(self.table["timestamp"].dtype, np.integer):
-            raise DataError(
-                f"Column timestamp holds {self.table['timestamp'].dtype}; give whole seconds."
-            )
+        kind = self.table["timestamp"].to_numpy().dtype
+        if not np.issubdtype(kind, np.integer):
+            raise DataError(f"Column timestamp holds {kind}; give whole seconds.")
         rating = self.table["rating"].to_numpy()
         low, high = _ends(rating)
         left_out_or(finite_number)("best_rmse", self.best_rmse, 0)
@@ -79,6 +80,17 @@ class Ratings:
             scale = _usual_scale(rating, low, high)
         wider = min(scale[0], low), max(scale[1], high)
         object.__setattr__(self, "scale", wider)
+
+    def _widen(self, column: str) -> None:
+        """Makes a column of small or unsigned whole numbers, whose sums would wrap, int64."""
+        values = self.table[column].to_numpy()
+        if values.dtype.kind not in "iu" or values.dtype in (np.int32, np.int64):
+            return
+        if values.max(initial=0) > np.iinfo(np.int64).max:
+            row = int(values.argmax())
+            raise DataError(f"Row {row} has the {column} {values[row]}, which is beyond 64 bits.")
+        wider = self.table.assign(**{column: values.astype(np.int64)})
+        object.__setattr__(self, "table", wider)
 
     @property
     def num_users(self) -> int:

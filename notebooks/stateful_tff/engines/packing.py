@@ -15,6 +15,7 @@ import tensorflow_federated as tff
 from ..checks import client_ids, cohort_ids, whole_number, yes_or_no
 from ..data.orders import permutations
 from ..data.ratings import DataError
+from ..progress import progress
 
 LARGEST_PART = 500_000  # ratings of a part, where each client keeps rows of its own
 BLOCK = 16  # clients that take their steps side by side
@@ -106,7 +107,12 @@ class PackedRatings:
         self.batch_size, self.shuffle_seed = clients.batch_size, clients.shuffle_seed
         self.counts, self.starts = clients.counts, clients.starts
         self.items = clients.x[:, 0].astype(np.int32)
-        codes, levels = pd.factorize(clients.y[:, 0])
+        for step in progress((self._find_levels, self._refuse_twice), "Packing ratings", delay=2):
+            step(clients.y[:, 0])
+
+    def _find_levels(self, stars: np.ndarray) -> None:
+        """Finds the different ratings, and writes each as its place among them."""
+        codes, levels = pd.factorize(stars)
         order = np.argsort(levels)
         self.levels = levels[order]
         if len(self.levels) > 256:
@@ -119,6 +125,9 @@ class PackedRatings:
         self.codes = place[codes]
         if not len(self.levels):
             self.levels = np.zeros(1, np.float32)  # padding has a level, too
+
+    def _refuse_twice(self, _) -> None:
+        """Refuses a client with two ratings of one movie."""
         owner = np.repeat(np.arange(len(self.counts)), self.counts)
         both = np.sort(owner * (np.int64(self.items.max(initial=0)) + 1) + self.items)
         twice = both[1:][both[1:] == both[:-1]]
@@ -231,10 +240,11 @@ def shards(
     """
     cohort = cohort_ids(cohort, len(packed[0].counts))
     round_num = whole_number("round_num", round_num, 0)
+    parts = cut(cohort, packed[-1].counts, num_parts)
     return [
         [
             one.pack(index, round_num, phase.epochs, phase.moves != "local")
             for one, phase in zip(packed, phases, strict=True)
         ]
-        for index in cut(cohort, packed[-1].counts, num_parts)
+        for index in progress(parts, "Packing ratings", delay=2)
     ]

@@ -10,7 +10,7 @@ import attrs
 import tensorflow as tf
 import tensorflow_federated as tff
 
-from ..checks import called, finite_array, shown, whole_number
+from ..checks import called, cut_short, finite_array, shown, whole_number
 from .keras_model import global_model_variables, local_model_variables
 from .matrix_factorization import MatrixFactorization
 
@@ -181,14 +181,19 @@ def functional_keras_model(keras_model, local_variables, loss, target_spec) -> F
         target_spec: the `tf.TensorSpec` of `y`, with a first axis of any length.
 
     Raises:
-        ValueError: if the model has penalties or untrained weights, or a local variable is
-            not one of its own.
+        ValueError: if the model has penalties or layers with untrained weights, which are named,
+            or a local variable is not one of its own.
     """
     called("loss", loss)
-    if keras_model.non_trainable_variables or keras_model.losses:
+    if keras_model.losses:
+        raise ValueError("The model has penalties; they belong in the loss of a FunctionalModel.")
+    if keras_model.non_trainable_variables:
+        untrained = [layer for layer in _layers(keras_model) if layer.non_trainable_variables]
+        names = ", ".join(f"{layer.name} ({type(layer).__name__})" for layer in untrained)
         raise ValueError(
-            "The model has penalties or weights that are not trained; penalties belong in the "
-            "loss of a FunctionalModel, the rest is not supported."
+            f"Some weights are not trained, in {cut_short(names) or 'the model itself'}; a "
+            "functional model cannot keep them, such as the statistics of batch normalization: "
+            "take layers without them, such as LayerNormalization, or the per-client engine."
         )
     variables = keras_model.trainable_variables
     local = {id(variable) for variable in local_variables}
@@ -210,6 +215,14 @@ def functional_keras_model(keras_model, local_variables, loss, target_spec) -> F
         sides[is_local].append(variable.numpy())
     x = tf.TensorSpec([None, *keras_model.input_shape[1:]], keras_model.inputs[0].dtype)
     return FunctionalModel(*sides, example_losses, OrderedDict(x=x, y=target_spec))
+
+
+def _layers(keras_model) -> list:
+    """Returns the layers of a model, and those of the models that are its layers."""
+    found = []
+    for layer in keras_model.layers:
+        found += _layers(layer) if isinstance(layer, tf.keras.Model) else [layer]
+    return found
 
 
 def _creation_order(keras_model) -> list[int]:
