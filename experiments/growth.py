@@ -5,22 +5,25 @@ Usage: python -m experiments.growth [--rounds N] [--builds N] [--starts N] [--re
 Each part repeats one thing in one Python and looks at it in between: `rounds` trains on, `builds`
 builds a process and runs one round of it, `starts` starts a worker and ends it, `renewals` lets
 TFF's own worker end and start again. Counts that are flat from the first look to the last, and a
-memory that levels off, mean that a session can last. `--record` writes the results.
+memory that levels off, mean that a session can last. `--record` writes the results, and
+draws them.
 
 Knows nothing of what is learned: the data are small and synthetic.
 """
 
 import argparse
 import gc
+import json
 import time
 
-from experiments.record import Recorder  # isort: skip  it comes before TFF
+from experiments.record import RESULTS, Recorder  # isort: skip  it comes before TFF
 
+import matplotlib.pyplot as plt
 import numpy as np
 import psutil
 import tensorflow_federated as tff
 
-from stateful_tff import session
+from stateful_tff import plots, session
 from stateful_tff.data import ClientDatasets, synthetic_ratings
 from stateful_tff.engines.in_process import InThisProcess
 from stateful_tff.engines.packed import build_packed_process
@@ -126,6 +129,23 @@ def measure(name: str, repeat, count: int) -> list[dict]:
     return found
 
 
+def draw(rows: list[dict]) -> None:
+    """Draws what is recorded to results/growth.svg: for each count a panel, each part a line."""
+    counts = dict(driver_mb="driver, MB", worker_mb="workers, MB")
+    counts |= dict(descriptors="descriptors", threads="threads")
+    plots.use_style()
+    figure, panels = plt.subplots(1, 4, figsize=(11, 3), layout="constrained")
+    names = list(dict.fromkeys(row["part"] for row in rows))
+    for panel, (key, label) in zip(panels, counts.items(), strict=True):
+        for name, marker in zip(names, "osD^vP", strict=False):
+            mine = [row for row in rows if row["part"] == name]
+            shares = [row["repetitions"] / mine[-1]["repetitions"] for row in mine]
+            panel.plot(shares, [row[key] for row in mine], marker=marker, ms=4, label=name)
+        panel.set(title=label, xlabel="share of the repetitions", ylim=(0, None))
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=6)
+    figure.savefig(RESULTS / "growth.svg", metadata={"Date": None})
+
+
 def main() -> None:
     """Measures all parts, and prints how much each has grown."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
@@ -136,7 +156,9 @@ def main() -> None:
     parser.add_argument("--only", default="", help="the parts whose names begin so")
     parser.add_argument("--record", action="store_true")
     counts = parser.parse_args()
-    recorder = Recorder("growth") if counts.record else None
+    recorder = None
+    if counts.record:
+        recorder = Recorder("growth", keep=lambda row: not row["part"].startswith(counts.only))
     line = "{:20} {:>6} {:>10} {:>10} {:>12} {:>8}".format
     print(line("part", "number", "driver MB", "worker MB", "descriptors", "threads"))
     for name, repeat, count in parts(counts):
@@ -148,6 +170,7 @@ def main() -> None:
             print(line(*(row[k] for k in row if k != "seconds")), flush=True)
     if recorder:
         recorder.finish()
+        draw([json.loads(line) for line in (RESULTS / "growth.jsonl").open(encoding="utf-8")])
 
 
 if __name__ == "__main__":
