@@ -176,7 +176,13 @@ class Kernel:
         self._process.stdout.close()
 
 
-def interrupt_and_rerun(name: str, interrupts: int, url: str | None = None, seed: int = 0) -> dict:
+def interrupt_and_rerun(
+    name: str,
+    interrupts: int,
+    url: str | None = None,
+    seed: int = 0,
+    kernel: Kernel | None = None,
+) -> dict:
     """Interrupts a kind of cell many times.
 
     Args:
@@ -184,6 +190,8 @@ def interrupt_and_rerun(name: str, interrupts: int, url: str | None = None, seed
         interrupts: how often at least.
         url: an empty database of PostgreSQL; left out, a file of SQLite in a temporary folder.
         seed: decides the moments, as far as they can be decided.
+        kernel: where to run, which may have run cells that keep no store in SQL; left out, a
+            new one.
 
     Returns:
         How many runs and interrupts there were, how many runs ended as the undisturbed one, how
@@ -191,7 +199,9 @@ def interrupt_and_rerun(name: str, interrupts: int, url: str | None = None, seed
     """
     rng, (set_up, new_run, cell) = random.Random(seed), CELLS[name]
     found = dict(runs=0, interrupts=0, same_end=0, told=0, faults=[])
-    with tempfile.TemporaryDirectory() as folder, contextlib.closing(Kernel()) as kernel:
+    with contextlib.ExitStack() as at_the_end:
+        folder = at_the_end.enter_context(tempfile.TemporaryDirectory())
+        kernel = kernel or at_the_end.enter_context(contextlib.closing(Kernel()))
         kernel.done(KERNEL + set_up)
         if "SqlStore" in cell:
             kernel.done(f"url = {url or folder + '/run.sqlite'!r}")

@@ -551,9 +551,11 @@ def test_run_names_of_one_checksum_do_not_lock_each_other_out(postgres_url):
 
 def test_runs_that_are_stopped_and_run_again_end_as_undisturbed():
     """What `python -m experiments.interrupt_and_rerun` finds in a few; it does hundreds."""
-    for name in ("store in memory", "store in SQL, left open"):
-        row = interrupt_and_rerun.interrupt_and_rerun(name, 3, seed=int(time.time()))
-        assert row["same_end"] == row["runs"] > 0 and not row["faults"], row
+    with contextlib.closing(interrupt_and_rerun.Kernel()) as kernel:
+        for name in ("store in memory", "store in SQL, left open"):
+            seed = int(time.time())
+            row = interrupt_and_rerun.interrupt_and_rerun(name, 2, seed=seed, kernel=kernel)
+            assert row["same_end"] == row["runs"] > 0 and not row["faults"], row
 
 
 def test_an_odd_state_in_a_first_server_state_is_refused(tmp_path):
