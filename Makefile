@@ -15,7 +15,7 @@ export STATEFUL_TFF_DATA := $(shell realpath "$(STATEFUL_TFF_DATA)")
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help book test lint export repository lock bench results editions pdf bundle doctor clean
+.PHONY: help book test lint export repository lock bench results editions lab pdf bundle doctor clean
 .PHONY: test-helper test-notebooks test-half-stars test-site test-colab
 
 help:  ## list the targets
@@ -101,6 +101,9 @@ results: .venv/lock  ## repeat the long runs on MovieLens-1M; writes experiments
 editions: .venv/lock  ## write notebooks that stand alone: for Colab, students and teachers
 	$(PYTHON) tools/editions.py _build/editions
 
+lab: .venv/lock .venv-lab/lock  ## open the chapters in JupyterLab, which comes with the book
+	STATEFUL_TFF_PROGRESS=1 .venv-lab/bin/jupyter lab notebooks $(LAB)
+
 pdf: .venv/lock  ## print the built site as one PDF, with links: _build/stateful_tff.pdf
 	$(PYTHON) tools/print_book.py _build/html _build/stateful_tff.pdf
 
@@ -119,6 +122,9 @@ lock: .venv/lock  ## resolve requirements.in into requirements.txt, here and for
 	.venv/bin/uv pip compile experiments/benchmarks/requirements.in \
 	  --output-file experiments/benchmarks/requirements.txt --universal --python-version 3.11 \
 	  --generate-hashes --upgrade --quiet --custom-compile-command "make lock"
+	.venv/bin/uv pip compile tools/lab/requirements.in --output-file tools/lab/requirements.txt \
+	  --universal --python-version 3.10 --generate-hashes --upgrade --quiet \
+	  --custom-compile-command "make lock"
 	$(PYTHON) tools/runtime_lock.py
 
 # The environment: made when missing, made again when the lock says something else.
@@ -133,6 +139,11 @@ lock: .venv/lock  ## resolve requirements.in into requirements.txt, here and for
 	$(PYTHON) -m venv --clear .venv-$*
 	.venv-$*/bin/python -m pip install -qq -r $<
 	@touch $@
+
+# JupyterLab needs newer packages than TFF. Its Python 3 is the book's environment.
+.venv-lab/lock: tools/lab/requirements.txt .venv/lock
+	@./environment.sh .venv-lab tools/lab/requirements.txt
+	$(PYTHON) -m ipykernel install --prefix .venv-lab --name python3 --display-name "Stateful TFF"
 
 clean:  ## remove what was built; the environment and downloaded data stay
 	rm -rf _build _executed* .pytest_cache .ruff_cache .hypothesis
