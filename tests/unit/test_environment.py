@@ -191,7 +191,7 @@ def test_a_link_and_what_it_leads_to_are_left_alone(stage, older, works):
     assert not (stage / "log").exists()
 
 
-@pytest.mark.parametrize("place", ["", "experiments/benchmarks"])
+@pytest.mark.parametrize("place", ["", "experiments/benchmarks", "tools/lab"])
 def test_the_lock_is_exact_and_hashed_and_holds_what_is_asked_for(place):
     lock = (ROOT / place / "requirements.txt").read_text()
     entries = [line for line in lock.splitlines() if line and line[0] not in "# "]
