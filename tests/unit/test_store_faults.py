@@ -390,7 +390,9 @@ def test_a_path_is_taken_as_it_is(tmp_path):
         "mysql://127.0.0.1:9/db?password=secret",
         "host=127.0.0.1 port=9 user=somebody password=secret dbname=db",
         "password='secret' host=127.0.0.1",
+        "pwd=secret",
         b"postgresql://somebody:secret@127.0.0.1:9/db",
+        Path("postgresql://somebody:secret@127.0.0.1:9/db"),
     ],
 )
 def test_a_password_is_not_repeated(url, tmp_path, monkeypatch):

@@ -23,9 +23,9 @@ _UNREADABLE = (
     "and %2F for @, : and / in the password."
 )
 # What looks like a way to a server, and would otherwise be taken for the name of a file.
+_SCHEME = r"^\s*(postgres|psql|mysql|mariadb|mssql|oracle|jdbc|sqlite)[\w+]*\s*:"
 _NO_PATH = re.compile(
-    r"^\s*(postgres|psql|mysql|mariadb|mssql|oracle|jdbc|sqlite)[\w+]*\s*:"
-    r"|:[^/\\]*@|//[^/]*@|\bpassword\s*="
+    _SCHEME + r"|:[^/\\]*@|//[^/]*@|\b(password|passwd|pwd)\s*="
     r"|(^|\s)(host|hostaddr|dbname|user|port|service)\s*=.*\s\w+\s*=",
     re.IGNORECASE,
 )
@@ -43,6 +43,8 @@ def database_url(url: str | os.PathLike | sa.URL) -> sa.URL:
     """
     if isinstance(url, os.PathLike):
         path = os.fspath(url)
+        if isinstance(path, str) and re.search(_SCHEME, path, re.IGNORECASE):
+            raise StoreError(_UNREADABLE)
         url = sa.URL.create("sqlite", database=path) if isinstance(path, str) else path
     elif isinstance(url, str) and "://" not in url:
         if _NO_PATH.search(url):
