@@ -302,14 +302,37 @@ def test_a_data_frame_with_ids_of_any_kind():
 
 
 @pytest.mark.parametrize("ending", OPEN)
-@pytest.mark.parametrize("separator", [",", "\t", ";"])
+@pytest.mark.parametrize("separator", [",", "\t", ";", "|", "::"])
 def test_a_text_file_is_read_as_its_content_says(tmp_path, separator, ending):
     file = tmp_path / f"ratings.txt{ending}"
     with OPEN[ending](file, "wt", encoding="utf-8-sig") as out:
-        TABLE.to_csv(out, sep=separator, index=False)
+        out.write(TABLE.to_csv(sep="\x1f", index=False).replace("\x1f", separator))
     check_table(read_table(file, **COLUMNS))
     file.rename(tmp_path / "no ending")  # the first bytes tell how it is packed
     check_table(read_table(tmp_path / "no ending", **COLUMNS))
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-32"])
+def test_a_text_file_may_have_a_byte_order_mark(tmp_path, encoding):
+    table = TABLE.assign(where="\u0159eka")
+    table.to_csv(tmp_path / "ratings.csv", sep="\t", index=False, encoding=encoding)
+    ratings = read_table(tmp_path / "ratings.csv", **COLUMNS, title="where")
+    check_table(ratings)
+    assert set(ratings.items["title"]) == {"\u0159eka"}
+
+
+def test_what_a_file_has_is_told_where_a_column_is_missing(tmp_path):
+    TABLE.to_csv(tmp_path / "ratings.csv", index=False)
+    with pytest.raises(DataError, match="no column 'nobody' for user; it has who, what, "):
+        read_table(tmp_path / "ratings.csv", **COLUMNS | {"user": "nobody"})
+
+
+@pytest.mark.parametrize("kind", ["int32", "uint64", "float64", "Int64", "Float64", "object",
+                                  "category", "string"])  # fmt: skip
+def test_times_of_every_kind_of_column_are_the_same(kind):
+    whole = TABLE["when"].astype(np.int64)
+    check_table(read_table(TABLE.assign(when=whole.astype(kind)), **COLUMNS))
+    assert len(read_table(TABLE.assign(when=whole.astype(str)), **COLUMNS)) == len(TABLE)
 
 
 def test_a_file_without_header_and_one_of_parquet(tmp_path):

@@ -20,7 +20,8 @@ from .ratings import DataError, Ratings, checked_scale, sorted_table
 _PACKED = {b"\x1f\x8b": "gzip", b"BZh": "bz2", b"\xfd7zXZ\x00": "xz", b"PK\x03\x04": "zip"}
 _NEEDED = ("user", "item", "rating")
 _CHUNK = 2_000_000  # lines that are read at a time
-_SEPARATORS = "\t,;|"
+_SEPARATORS = ("::", "\t", ",", ";", "|")  # the first of those that a line has most of
+_ENCODINGS = {b"\xff\xfe\0\0": "utf-32", b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}
 
 
 def read_table(
@@ -41,7 +42,8 @@ def read_table(
 
     Args:
         source: a DataFrame, or a file: CSV, TSV or another separated by one of tab, comma,
-            semicolon and bar, compressed or not, or Parquet.
+            semicolon, bar and two colons, compressed or not, in UTF-8, or in UTF-16 or UTF-32
+            with a byte order mark; or Parquet.
         user: the column of user ids.
         item: the column of item ids.
         rating: the column of ratings, which are finite numbers.
@@ -74,9 +76,7 @@ def read_table(
     else:
         where, table = str(source), _read_file(as_path(source), columns)
     for key, column in columns.items():
-        if column not in table.columns:
-            known = ", ".join(map(str, table.columns[:20]))
-            raise DataError(f"{where} has no column {shown(column)} for {key}; it has {known}.")
+        _refuse_missing(where, {key: column}, table.columns)
         if not isinstance(table[column], pd.Series):
             raise DataError(f"{where} has the column {column!r} twice; rename one.")
     if not len(table):
@@ -105,6 +105,14 @@ def read_table(
     return Ratings(text("name", name), rows, user_ids, movies, scale=scale)
 
 
+def _refuse_missing(where: str, columns: dict, known) -> None:
+    """Refuses columns that are not there, and says which ones are."""
+    for key, column in columns.items():
+        if column not in known:
+            there = ", ".join(map(str, known[:20]))
+            raise DataError(f"{where} has no column {shown(column)} for {key}; it has {there}.")
+
+
 def _read_file(path: Path, columns: dict) -> pd.DataFrame:
     """Reads the named columns of a file, and ids as they are written."""
     with sentences(path), open(path, "rb") as file:
@@ -125,15 +133,18 @@ def _read_file(path: Path, columns: dict) -> pd.DataFrame:
 def _read_text(path: Path, start: bytes, columns: dict) -> pd.DataFrame:
     """Reads a text file; its separator is the one that its first line has most of."""
     packed = next((kind for magic, kind in _PACKED.items() if start.startswith(magic)), None)
-    options = dict(compression=packed, encoding="utf-8-sig", na_filter=True)
-    with pd.io.common.get_handle(path, "r", compression=packed, encoding="utf-8-sig") as file:
+    encoding = next((kind for mark, kind in _ENCODINGS.items() if start.startswith(mark)), None)
+    options = dict(compression=packed, encoding=encoding or "utf-8-sig")
+    with pd.io.common.get_handle(path, "r", **options) as file:
         line = file.handle.readline()
     if not line.strip():
         raise DataError(f"{path} is empty; name another one.")
     separator = max(_SEPARATORS, key=line.count)
+    options |= dict(na_filter=True, engine="python" if len(separator) > 1 else "c")
     header = None if all(isinstance(c, int) for c in columns.values()) else 0
     named = list(pd.read_csv(path, sep=separator, header=header, nrows=0 if header == 0 else 1,
                              **options).columns)  # fmt: skip
+    _refuse_missing(str(path), columns, named)
     ids = {columns[key]: {} for key in ("user", "item") if columns[key] in named}
     chunks = pd.read_csv(
         path,
@@ -144,8 +155,7 @@ def _read_text(path: Path, start: bytes, columns: dict) -> pd.DataFrame:
         na_values={column: [""] for column in ids},  # and nothing else: a user may be called NA
         keep_default_na=False,
         chunksize=_CHUNK,
-        low_memory=False,
-        **options,
+        **options | (dict(low_memory=False) if options["engine"] == "c" else {}),
     )
     parts = []
     for part in progress(chunks, f"Reading {path.name}", delay=2):
@@ -219,17 +229,24 @@ def _times(column: pd.Series, where: str) -> np.ndarray:
     """Returns times as int64[n], after checking every one."""
     if column.isna().any():
         raise DataError(f"{where}: row {column.isna().to_numpy().argmax()} has no time; add one.")
-    column = column.infer_objects()  # numbers that were kept as objects
+    column = column.astype(object).infer_objects() if column.dtype.kind == "O" else column
     if pd.api.types.is_bool_dtype(column):
         raise DataError(f"{where} holds truth values; name a column of times.")
     if pd.api.types.is_numeric_dtype(column):
         numbers = column.to_numpy()
+        if numbers.dtype == object:  # of pandas' own kinds, which may lack values
+            kind = np.int64 if pd.api.types.is_integer_dtype(column) else np.float64
+            numbers = column.to_numpy(kind)
         whole = np.issubdtype(numbers.dtype, np.integer) or np.array_equal(
             numbers, np.round(numbers)
         )
         if not whole or np.abs(numbers.astype(float)).max() >= 2**62:
             raise DataError(f"{where} holds times that are not whole; round them to whole units.")
         return numbers.astype(np.int64)
+    if column.dtype.kind == "O":
+        written = pd.to_numeric(column, errors="coerce")
+        if written.notna().all():
+            return _times(written, where)
     try:
         dates = pd.to_datetime(
             column, utc=True, format=None if column.dtype != object else "ISO8601"
