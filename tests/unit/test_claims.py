@@ -157,3 +157,19 @@ def test_the_implicit_sum_lowers_the_error_where_it_is_recorded(protocol):
     assert rmse("as_in_one_place", both, protocol=protocol) <= most
     row = difference("as_in_one_place", both, "federated and drift", protocol=protocol)
     assert row["high"] < 0
+
+
+def test_the_methods_tuned_alike_stand_as_chapter_8_says():
+    first = "FedSim, served exactly"
+    found = rows("equal_budgets", protocol="seen, random", metric="rmse, mean")
+    served = found[found["method"].str.contains("served exactly")].set_index("method")["value"]
+    assert len(served) == 7 and served.idxmin() == first
+    for name in served.index.drop(first):
+        row = difference("equal_budgets", name, first)
+        assert row["low"] > 0 and len(row["by_seed"]) == 5
+        small = "half" not in name and "touched" not in name
+        assert (row["high"] < 0.004) if small else (row["low"] > 0.01)
+    assert difference("equal_budgets", "FedSim, as kept", first)["low"] > 0.002
+    tried = rows("equal_budgets", protocol="seen, random, validation", method="touched rows")
+    best = tried.loc[tried["value"].astype(float).idxmin()]
+    assert best["server"] == tried["server"].min() and tried["diverged"].sum() > 0
