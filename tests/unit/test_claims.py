@@ -171,5 +171,4 @@ def test_the_methods_tuned_alike_stand_as_chapter_8_says():
         assert (row["high"] < 0.004) if small else (row["low"] > 0.01)
     assert difference("equal_budgets", "FedSim, as kept", first)["low"] > 0.002
     tried = rows("equal_budgets", protocol="seen, random, validation", method="touched rows")
-    best = tried.loc[tried["value"].astype(float).idxmin()]
-    assert best["server"] == tried["server"].min() and tried["diverged"].sum() > 0
+    assert len(tried) == 12 and tried["diverged"].sum() == 10

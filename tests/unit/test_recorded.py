@@ -24,6 +24,8 @@ def test_every_recorded_result_says_what_it_is(file):
     needed = sorted(STAMP | FIELDS if file.stem in STUDIES else STAMP)
     assert len(table) == len(file.read_text().splitlines()) > 0
     assert set(table) >= set(needed)
+    if "diverged" in table:  # an arm without a value says why
+        table = table[~table["diverged"].fillna(False).astype(bool)]
     assert not table[needed].isna().any().any()
 
 
@@ -54,6 +56,8 @@ def test_a_chapter_that_prints_a_study_says_what_it_was_recorded_on(chapter):
     code = "".join("".join(c["source"]) for c in cells if c["cell_type"] == "code")
     for name in re.findall(r'results\("(\w+)"\)', code):
         assert f"`{name}`" in PAGE, f"the page on execution does not list {name}"
+        if name not in {file.stem for file in FILES}:  # the chapter says how to record it
+            continue
         table = recorded.results(name)
         if "data_checksum" in table and table["data_checksum"].isin(recorded.COPIES).any():
             assert "origin(" in code
