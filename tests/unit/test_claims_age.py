@@ -119,3 +119,29 @@ def test_with_frozen_items_nothing_grows_old():
     rows = rows.query("metric == 'growth since age 0' and passes == 0")
     assert len(rows) and not rows[["value", "low", "high"]].any().any()
     says("with frozen items the growth is zero")
+
+
+AXES = {
+    "a tenth of the rate": "A tenth of the rate moves the items less: {}",
+    "cohort 300": "Cohorts of 300 make it {}",
+    "cohort 30": "of 30 {}",
+    "8 factors": "8 factors {}",
+    "constant rate": "a constant rate from the start {}",
+    "penalty .02": "with a penalty of 0.02 it is {}",
+}
+
+
+@pytest.mark.parametrize("setting", AXES)
+def test_each_axis_is_read_out_with_its_interval(setting):
+    rows = results("age_of_state").query("setting == @setting and group == 'away' and passes == 0")
+    assert (rows["seeds"] == 3).all()
+    rows = rows[rows["control"] == "solved"].set_index(["metric", "age"])
+    growth = rows.loc[("growth since age 0", 500)]
+    says(AXES[setting].format(with_interval(growth)))
+    turned = setting == "penalty .02"
+    assert growth["low"] > 0 if turned else growth["high"] < 0
+    young, old = rows.loc[("excess", 0)], rows.loc[("excess", 500)]
+    if turned:
+        assert young["high"] < 0 and old["high"] < 0
+        says(f"is {-young['value']:.4f} stars *better* than it at age 0")
+        says(f"after 500 rounds {-old['value']:.4f} of that is left")
