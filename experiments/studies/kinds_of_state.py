@@ -7,7 +7,8 @@ their states minus that without it, paired over clients; less than one point of 
 difference. Three changes: *dropped*, everybody's state is a new client's again; *swapped*, each
 client gets the state of the next one, as when states are found by position; *aged*, each has its
 state of round 10 beside the server of round 40. Four moments: *at once*; after 1 and after 50
-*own passes*, with what is shared frozen, for both sides; and *after 10 rounds* of training.
+*own passes*, with what is shared frozen, for both sides; and *after 10 rounds* of training, where
+one that diverges counts as all wrong.
 
 A change that costs nothing says cache; one that costs says information. Expected, for each kind
 one case that costs and one that does not (`EXPECTED`, counted in the results):
@@ -45,7 +46,7 @@ from stateful_tff.engines.vectorized import build_vectorized_process
 from stateful_tff.evaluation.clients import error_rates, paired_errors
 from stateful_tff.stores import MemoryStore
 from stateful_tff.stores.contract import as_arrays
-from stateful_tff.training import rounds
+from stateful_tff.training import DivergenceError, rounds
 
 NAME, PROTOCOL = "kinds_of_state", "each client's own test examples"
 AGED, LATER, PASSES = 10, 10, (1, 50)
@@ -150,7 +151,11 @@ def changed(kind: str, seed: int) -> dict[str, dict]:
         for moment, passes in zip((ONE, MANY), PASSES, strict=True):
             if kind in REFITTED:
                 found[change][moment] = refitted(name, run, passes)
-        found[change][LATE] = run.train(arms.ROUNDS + LATER).errors()
+        try:
+            found[change][LATE] = run.train(arms.ROUNDS + LATER).errors()
+        except DivergenceError as error:  # wrong steering can ruin a training: all wrong
+            print(f"{kind}, {change}, seed {seed}: {error}", flush=True)
+            found[change][LATE] = np.ones(arms.SEEN)
     return found
 
 
