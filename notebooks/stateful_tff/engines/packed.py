@@ -17,10 +17,12 @@ from ..methods.implicit_sum import ImplicitSum
 from ..methods.method import Method, client_update
 from ..methods.optimizers import Optimizers, plain_rate
 from ..methods.phases import InPhases, Phase
+from ..methods.private import privacy_message, refuse_other_tables, without_privacy
 from ..methods.touched_rows import TouchedRows
 from ..methods.trainers import BOTH, GLOBAL, LOCAL, FunctionalTrainer, checked_solve
 from ..methods.weighting import taken_apart
 from ..models import MatrixFactorization, ModelFn, functional_matrix_factorization
+from .packed_clip import Limits
 from .packed_own_items import OwnItems
 from .packed_steps import batches_of, local_steps, separate, user_rows
 from .packing import BLOCK, LARGEST_PART, PackedRatings, shard_type, shards
@@ -53,7 +55,13 @@ def build_packed_process(
             f"The packed engine runs MatrixFactorization only, not {type(model).__name__}; use "
             "the per-client or the vectorized engine."
         )
-    plain, weigh = taken_apart(method)
+    plain, privacy = without_privacy(method)
+    plain, weigh = taken_apart(plain)
+    if privacy is not None and isinstance(plain.client_update, ImplicitSum | TouchedRows):
+        raise ValueError(
+            f"The packed engine does not clip all that {plain.name!r} sends; use the per-client or "
+            "the vectorized engine."
+        )
     phases = _phases(plain, spec)
     functional = functional_matrix_factorization(spec)  # its weights are the first ones
     rates = [
@@ -70,14 +78,16 @@ def build_packed_process(
         return FunctionalTrainer(functional, optimizers)
 
     client_state_fn = first_state_fn(method, trainer_fn)
-    if tf.nest.flatten(client_state_fn().optimizer_state):
+    memory = tf.nest.flatten(client_state_fn().optimizer_state)
+    if memory and (privacy is None or privacy.budget is None):
         raise ValueError(
             "The client states keep an optimizer's state, which plain SGD has no use for; use a "
             "method that keeps local weights only."
         )
 
     def work(trainer, data, client_state, message):
-        return part_work(plain, phases, spec, rates, weigh, trainer, data, client_state, message)
+        model = plain, phases, spec, rates, weigh
+        return part_work(*model, trainer, data, client_state, message, privacy)
 
     kept = {}
 
@@ -139,7 +149,9 @@ def _phases(method: Method, spec: MatrixFactorization) -> tuple[Phase, ...]:
     return phases
 
 
-def part_work(method, phases, spec, rates, weigh, trainer, data, client_state, message) -> tuple:
+def part_work(
+    method, phases, spec, rates, weigh, trainer, data, client_state, message, privacy=None
+) -> tuple:
     """Does for all clients of a part what a method's `client_update` does for one.
 
     Args:
@@ -152,6 +164,7 @@ def part_work(method, phases, spec, rates, weigh, trainer, data, client_state, m
         data: a `Shard` for each phase.
         client_state: the clients' states, stacked in the order of `Shard.index`.
         message: the server's `BroadcastMessage`.
+        privacy: bounds what each client sends; a `Privacy` or `None`.
 
     Returns:
         What the part sends to the server, and the new states, stacked as they came.
@@ -160,6 +173,13 @@ def part_work(method, phases, spec, rates, weigh, trainer, data, client_state, m
         data[0].index, client_state.index, "The states are not in the order of the shard's clients."
     )
     at_server = isinstance(method.client_update, UsersAtServer)
+    limits = None
+    if privacy is not None:
+        message, norm = privacy_message(message, privacy)
+        spent = None if privacy.budget is None else client_state.optimizer_state[0]
+        limits = Limits(privacy, norm, spent, at_server)
+        if privacy.row_norm is not None:
+            refuse_other_tables(message.model_weights)
     items = list(message.model_weights[: 1 + spec.biases])
     tables = message.model_weights[len(items) :]
     kept, count = client_state.local_weights, tf.size(client_state.index)
@@ -179,6 +199,7 @@ def part_work(method, phases, spec, rates, weigh, trainer, data, client_state, m
         own_rate = rates[1] if phase.rate is None else phase.rate
         user_rate = own_rate if phase.moves in (LOCAL, BOTH) and not phase.solve else None
         how = dict(epochs=phase.epochs, weigh=weigh, solve=phase.solve, toward=toward)
+        how |= dict(limits=limits if phase is phases[-1] else None)
         done = local_steps(shard, items, users, spec, item_rate, user_rate, **how)
         if phase.when is None:
             users = done.users
@@ -198,11 +219,14 @@ def part_work(method, phases, spec, rates, weigh, trainer, data, client_state, m
         delta.append(own_items.change(method.client_update, done.weights, p, spec.num_items))
     if isinstance(method.client_update, TouchedRows):
         delta.append(_touched(data[-1], done, spec.num_items))
-    sums = OrderedDict(
-        weighted_delta=delta, client_weight=tf.reduce_sum(done.weights), metrics=done.metrics
-    )
+    weight, memory = tf.reduce_sum(done.weights), client_state.optimizer_state
+    if privacy is not None:
+        weight = tf.cast(count, tf.float32)
+        delta += [] if privacy.quantile is None else [tf.reduce_sum(done.limited.within)]
+        memory = memory if privacy.budget is None else [done.limited.spent]
+    sums = OrderedDict(weighted_delta=delta, client_weight=weight, metrics=done.metrics)
     local_weights = [part[:, None] for part in separate(users, spec)] if len(kept) else []
-    return sums, attrs.evolve(client_state, local_weights=local_weights)
+    return sums, attrs.evolve(client_state, local_weights=local_weights, optimizer_state=memory)
 
 
 def _touched(shard, done, num_items: int):

@@ -15,6 +15,7 @@ import tensorflow as tf
 
 from ..models import MatrixFactorization
 from .compiled_once import compiled_once
+from .packed_clip import changes, changes_of_rows, limited
 from .packed_solve import solved_users
 from .packing import BLOCK, Shard
 from .tensor_lists import new_list, put, stacked
@@ -201,8 +202,9 @@ class Pass:
         weighted_delta: the clients' weighted changes of the global weights, summed, a list; or
             `None` where the items are frozen.
         metrics: the model's unfinalized metrics, summed.
-        weights: float32[n], each client's number of examples, in the order of the states.
+        weights: float32[n], each client's weight, in the order of the states.
         batches: the `Batches`.
+        limited: the `packed_clip.Limited`, in the order of the states, or `None`.
     """
 
     users = attrs.field()
@@ -210,6 +212,7 @@ class Pass:
     metrics = attrs.field()
     weights = attrs.field()
     batches = attrs.field()
+    limited = attrs.field()
 
 
 def local_steps(
@@ -223,6 +226,7 @@ def local_steps(
     weigh,
     solve=False,
     toward=None,
+    limits=None,
 ) -> Pass:
     """Takes the local steps of all clients of a shard; a rate of `None` freezes its group.
 
@@ -238,6 +242,7 @@ def local_steps(
         solve: set the users to the minimum of their losses, in place of steps.
         toward: float32[n, K], what is added to each user in every prediction and takes no step;
             for a single epoch.
+        limits: bounds the clients' changes, `packed_clip.Limits`; then clients weigh the same.
     """
     batches, items = batches_of(shard), item_rows(weights, spec)
     own_rows = item_rate is not None and epochs > 1
@@ -265,7 +270,16 @@ def local_steps(
             at = _rows_of_slots(shard, batches, number) if own_rows else shard.items[number + 1]
     if solve:
         trained = solved_users(batches, rows, at, stars[0], trained, spec.l2)
-    client_weights = weigh(epochs * batches.num_examples)
+    client_weights, bound = weigh(epochs * batches.num_examples), None
+    if limits is not None:
+        if own_rows:
+            change = changes_of_rows(batches, items, shard.items[-1], rows, spec)
+        else:
+            change = changes(batches, items, at, done, item_rate or 0.0, spec)
+        bound = limited(limits, batches, change, trained - tf.gather(users, shard.member))
+        client_weights, of_rows = bound.clients, bound.rows
+        kept = dict(share=batches.share * of_rows, valid=batches.valid * of_rows)
+        batches = attrs.evolve(batches, **kept)
     if item_rate is None:
         delta = None
     elif epochs == 1:
@@ -274,8 +288,12 @@ def local_steps(
         delta = _deltas_of_rows(batches, items, shard.items[-1], rows, client_weights, spec)
     real = shard.member[: tf.size(shard.index)]
     users = tf.tensor_scatter_nd_update(users, real[:, None], trained[: tf.size(real)])
-    weights = tf.scatter_nd(real[:, None], client_weights[: tf.size(real)], tf.shape(real))
-    return Pass(users, delta, totals, weights, batches)
+
+    def in_order(part):
+        return tf.scatter_nd(real[:, None], part[: tf.size(real)], tf.shape(real))
+
+    bound = None if bound is None else bound.of_clients(in_order)
+    return Pass(users, delta, totals, in_order(client_weights), batches, bound)
 
 
 def _at_each_step(batches: Batches, users):
