@@ -47,7 +47,7 @@ PLAIN = {
 WHERE = [(engine, "stateful", None) for engine in ENGINES]
 WHERE += [("packed", "users at the server", None)]
 WHERE += [("by rows", "stateful", 0.05), ("packed", "two epochs", 0.05)]
-NORMS = {"stateful": 0.25, "users at the server": 0.5, "two epochs": 0.25}
+NORMS = {"stateful": 0.25, "users at the server": 0.25, "two epochs": 0.25}
 COHORT = [2, 5, 8, 11]
 
 
