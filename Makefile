@@ -94,6 +94,7 @@ results: .venv/lock  ## repeat the long runs on MovieLens-1M; writes experiments
 	$(PYTHON) -m experiments.studies.equal_budgets
 	$(PYTHON) -m experiments.studies.personal_methods
 	$(PYTHON) -m experiments.studies.kinds_of_state
+	$(PYTHON) -m experiments.studies.privacy
 	$(PYTHON) -m experiments.studies.ranking_leak
 	$(PYTHON) -m experiments.studies.ranking_methods
 	$(PYTHON) tools/draw_result.py

@@ -17,7 +17,6 @@ import time
 from experiments.record import Recorder
 
 # isort: split
-import attrs
 import numpy as np
 
 from experiments.arms import Task, ratings_of
@@ -29,7 +28,9 @@ from stateful_tff.evaluation.private_als import PrivateALS, Releases
 NAME, PROTOCOL = "privacy", "seen, random"
 EPSILONS = (1.0, 2.0, 4.0, 8.0, 16.0, np.inf)
 BIASES, RANDOM, GENRES = "biases", "factors, random start", "factors from genres"
-NORMS = {1.0: 10, 2.0: 10, 4.0: 30, 8.0: 120, 16.0: 240, np.inf: 240}
+BIAS_NORMS = {1.0: 10, 2.0: 10, 4.0: 30, 8.0: 120, 16.0: 240, np.inf: 240}
+NORMS = {1.0: 10, 2.0: 10, 4.0: 30, 8.0: 60, 16.0: 120, np.inf: 240}
+FEW = dict(biases=(0.5, 0.2), num_factors=3, rounds=4)  # of factors, where noise is large
 
 
 def genres_of(ratings) -> np.ndarray:
@@ -40,11 +41,12 @@ def genres_of(ratings) -> np.ndarray:
 
 def arms(epsilon: float) -> dict:
     """Returns the settings of an epsilon by the arm's name, as chosen on validation."""
-    base = PrivateALS(norm=NORMS[epsilon])
+    small, norm = epsilon <= 2, NORMS[epsilon]
+    biases = PrivateALS(norm=BIAS_NORMS[epsilon], rounds=0, biases=(0.69, 0.3))
     return {
-        BIASES: attrs.evolve(base, rounds=0, biases=(0.69, 0.3)),
-        RANDOM: attrs.evolve(base, rounds=10, memory=0.3),
-        GENRES: base,
+        BIASES: biases,
+        RANDOM: PrivateALS(norm=norm, **(FEW if small else dict(rounds=10, memory=0.3))),
+        GENRES: PrivateALS(norm=norm, **(FEW if small else {})),
     }
 
 
