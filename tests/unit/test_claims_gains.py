@@ -3,6 +3,8 @@
 import json
 import re
 
+import numpy as np
+import pandas as pd
 import pytest
 
 from experiments.record import ROOT
@@ -13,6 +15,7 @@ CHAPTER = json.loads((ROOT / "notebooks" / "10_who_gains.ipynb").read_text("utf-
 TEXT = "\n".join("".join(c["source"]) for c in CHAPTER["cells"] if c["cell_type"] == "markdown")
 RESULTS = results("who_gains")
 ROWS = RESULTS[RESULTS["data"] == "ml-1m"]
+WHY = results("why_forgetting_helps")
 # A sentence, the result it speaks of, and where that result's interval has to lie: above zero,
 # below it, around it, or within the smallest effect of interest.
 CLAIMS = [
@@ -187,7 +190,8 @@ def test_every_value_with_an_interval_is_a_recorded_one():
     number = r"([+-]?\d+\.\d+)"
     found = re.findall(rf"{number} \({number} to {number}\)", TEXT)
     assert len(found) > 15
-    recorded = ROWS[["value", "low", "high"]].dropna().to_numpy()
+    both = pd.concat([ROWS, WHY])[["value", "low", "high"]].dropna().to_numpy(float)
+    recorded = np.concatenate([both, -both[:, [0, 2, 1]]])  # a difference the other way
     for triple in found:
         digits = len(triple[0].partition(".")[2])
         apart = abs(recorded - [float(text) for text in triple]).max(axis=1)
@@ -204,3 +208,19 @@ def test_the_primary_endpoints_are_recorded_for_five_seeds():
             & (ROWS["metric"] == "rmse difference")
         ]
         assert len(row) == 1 and len(row["by_seed"].iloc[0]) == 5
+
+
+def why(change, part="test"):
+    """Kept minus forgotten under a change, on test or training ratings."""
+    rows = WHY[(WHY["change"] == change) & (WHY["protocol"] == f"seen, time, {part}")]
+    return rows[rows["metric"] == "rmse difference"].iloc[0]
+
+
+def test_forgetting_helps_as_early_stopping_does():
+    base = why("as in chapter 10")
+    assert base["low"] > SMALLEST_EFFECT and why("as in chapter 10", "training")["high"] < -0.03
+    assert max(abs(why("300 rounds")["low"]), why("300 rounds")["high"]) < SMALLEST_EFFECT
+    assert why("penalty .08")["high"] < -SMALLEST_EFFECT
+    assert all(len(row) == 2 for row in WHY["by_seed"].dropna())
+    for words in ("two seeds", "the kept arm is *ahead*", "the kept arm leads"):
+        assert words in TEXT
