@@ -42,6 +42,12 @@ FORMULAS = """() => [document.querySelectorAll('span.math, div.math').length,
   document.querySelectorAll('mjx-merror, [data-mjx-error]').length]"""
 
 
+@pytest.fixture(scope="session")
+def site():
+    """The folder of the built site."""
+    return SITE
+
+
 class QuietHandler(http.server.SimpleHTTPRequestHandler):
     def log_message(self, *_):
         pass

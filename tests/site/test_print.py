@@ -5,13 +5,12 @@ import re
 import pytest
 from bs4 import BeautifulSoup
 
-from tests.site.conftest import SITE
 from tools import print_book
 
 
 @pytest.fixture(scope="module")
-def book():
-    return BeautifulSoup(print_book.whole_book(SITE, solutions=True), "html.parser")
+def book(site):
+    return BeautifulSoup(print_book.whole_book(site, solutions=True), "html.parser")
 
 
 def test_every_link_of_the_book_leads_to_a_place_in_it(book):
@@ -29,8 +28,8 @@ def test_all_pages_are_there_in_the_order_of_the_contents(book):
     assert sections == [print_book.anchor(page) for page in print_book.pages()]
 
 
-def test_solutions_can_be_left_out(book):
-    without = BeautifulSoup(print_book.whole_book(SITE, solutions=False), "html.parser")
+def test_solutions_can_be_left_out(book, site):
+    without = BeautifulSoup(print_book.whole_book(site, solutions=False), "html.parser")
     assert len(book.select(".solution")) >= 42
     assert not without.select(".solution")
 
