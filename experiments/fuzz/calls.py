@@ -92,7 +92,7 @@ from stateful_tff.methods.pfedrec import pfedrec
 from stateful_tff.methods.tff_fed_recon import alternating_batches, reconstruction_model_fn
 from stateful_tff.models import implicit
 from stateful_tff.progress import progress
-from stateful_tff.recorded import results
+from stateful_tff.recorded import origin, results
 from stateful_tff.state import ClientState
 from stateful_tff.stores.database import database_url
 
@@ -1599,3 +1599,4 @@ call(
     total=(None, either(NOT_NEGATIVE, NONE)),
 )  # fmt: skip
 call("leaves", results, name=("convergence", one_of("convergence")))
+call("leaves", origin, table=(lambda: results("convergence"), THING))
