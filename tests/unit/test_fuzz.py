@@ -89,8 +89,18 @@ IN_A_GRAPH = {  # called while TFF or TensorFlow traces a round, on their object
     *("with_tables", "with_gram_matrix", "TwoTables", "ScoreThenItems", "KeepScoreAnd"),
     *("ridge_rows", "OwnItems", "weighted_rows", "with_second_table", "RowTrainer", "is_plain"),
     *("process_of_passes", "cohort_in_order"),
+    *("Clipped", "Noised", "WithLedger", "WithNorm", "MessageWithNorm", "Limited", "limited"),
+    *("clipped", "shrinking", "paid", "noise_of_change", "privacy_message", "changes_of_rows"),
+    *("refuse_other_tables", "without_privacy"),
 }
-NOT_TRIED = OTHERS_MAKE_IT | IN_A_GRAPH
+NOT_YET = {  # of the chapter on privacy, which is still to be written: its calls come with it
+    *("Privacy", "Releases", "PrivateALS", "PoissonSampler", "OnceInATurn", "Masking"),
+    *("epsilon_of_gaussians", "epsilon_of_poisson", "epsilon_of_tree", "epsilon_of_ledger"),
+    *("noise_multiplier_for", "row_sizes", "changed_rows", "stars_of", "auc", "out_of_fold"),
+    *("membership", "with_pseudo_items", "to_integers", "from_integers", "shares_of", "secret_of"),
+    *("mask",),
+}
+NOT_TRIED = OTHERS_MAKE_IT | IN_A_GRAPH | NOT_YET
 
 
 def public_functions():
