@@ -22,6 +22,10 @@ CASES = {
     ("a body", "dropped", "after 10 rounds"): (True, False),
     ("a whole model", "swapped", "after 10 rounds"): (True, False),
     ("a mixing weight", "swapped", "at once"): (True, True),
+    ("the gradient at the end", "swapped", "after 10 rounds"): (False, False),
+    ("moments", "swapped", "after 10 rounds"): (False, False),
+    ("statistics", "swapped", "at once"): (True, True),
+    ("statistics", "aged", "at once"): (True, False),
 }
 
 
@@ -45,3 +49,9 @@ def test_each_case_costs_what_the_chapter_says(case):
 def test_every_recorded_kind_has_a_case_of_each_sort():
     for kind, rows in ROWS.groupby("kind"):
         assert set(rows["expected"]) >= {"costs", "costs nothing"}, kind
+
+
+def test_what_steers_costs_nothing_at_once_and_scaffold_is_not_stable_here():
+    steers = ROWS[ROWS["kind"].isin(["a control variate", "the gradient at the end", "moments"])]
+    assert not steers[steers["moment"] == "at once"][["value", "low", "high"]].any().any()
+    assert row("a control variate", "swapped", "at once")["kept"] > 0.35
