@@ -191,5 +191,5 @@ def test_a_bar_tells_of_packing_that_takes_over_two_seconds(monkeypatch):
 
     monkeypatch.setattr(packing, "progress", noted)
     clients = rating_clients()
-    shards([PackedRatings(clients)], [Phase(BOTH)], range(NUM_USERS), 0, 3)
+    shards([PackedRatings(clients)], [Phase("all", BOTH)], range(NUM_USERS), 0, 3)
     assert shown == [("Packing ratings", 2, 2), ("Packing ratings", 3, 2)]
