@@ -274,7 +274,7 @@ call(
 )  # fmt: skip
 for _f, _least in ((data.rating_clients, 20), (data.choice_clients, 100)):
     call(
-        "data", _f, num_clients=(9, whole(_least // 20, 100_000)),
+        "data", _f, num_clients=(9, whole(1, 100_000)),
         num_items=(_least, whole(_least)), seed=(0, SEED),
     )  # fmt: skip
 call(

@@ -335,6 +335,13 @@ def test_times_of_every_kind_of_column_are_the_same(kind):
     assert len(read_table(TABLE.assign(when=whole.astype(str)), **COLUMNS)) == len(TABLE)
 
 
+@pytest.mark.parametrize("odd", [np.array(1), [1], {}, b"x", object()])
+def test_a_time_that_is_a_thing_is_refused(odd):
+    when = pd.Series([odd, *TABLE["when"][1:]], dtype=object)
+    with pytest.raises(DataError, match="holds what is no time"):
+        read_table(TABLE.assign(when=when), **COLUMNS)
+
+
 def test_a_file_without_header_and_one_of_parquet(tmp_path):
     TABLE.to_csv(tmp_path / "bare.csv", header=False, index=False)
     check_table(read_table(tmp_path / "bare.csv", 0, 1, 2, 3))

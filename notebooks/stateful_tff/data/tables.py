@@ -245,7 +245,7 @@ def _times(column: pd.Series, where: str) -> np.ndarray:
         return numbers.astype(np.int64)
     if column.dtype.kind == "O":
         written = pd.to_numeric(column, errors="coerce")
-        if written.notna().all():
+        if written.dtype.kind in "iuf" and written.notna().all():
             return _times(written, where)
     try:
         dates = pd.to_datetime(
