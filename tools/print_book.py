@@ -49,8 +49,8 @@ def article(site: Path, page: str, known: set[str], solutions: bool):
     for tag in text.select(SCREEN_ONLY + ("" if solutions else ", .solution")):
         tag.decompose()
     for tag in text.select("[id]"):
-        if tag["id"] in ("exercise-content", "solution-content"):
-            del tag["id"]  # the same in every exercise, and no link leads there
+        if tag["id"] in ("exercise-content", "solution-content", "proof-content"):
+            del tag["id"]  # the same in every box, and no link leads there
         else:
             tag["id"] = anchor(page, tag["id"])
     for tag in text.select("img[src]"):
